@@ -1,0 +1,59 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/jcp/ticketwave/outbox"
+)
+
+// errNacked stands for a nack without an error: a middleware refused the message.
+var errNacked = errors.New("refused by a middleware")
+
+// Delivery is one attempt to relay one message. Middlewares find it with [DeliveryFrom].
+type Delivery struct {
+	// Database is the name given in Config, Partition the outbox partition.
+	Database  string
+	Partition int
+	// Sequence is the row's id.
+	Sequence int64
+	// Type is the row's topic, Key its key.
+	Type, Key string
+	// Attempt counts from 1.
+	Attempt int
+	// CreatedAt is when the row was written, by the database's clock.
+	CreatedAt time.Time
+
+	msg *message.Message
+	err error
+}
+
+type deliveryKey struct{}
+
+// DeliveryFrom returns the delivery whose message carries ctx.
+func DeliveryFrom(ctx context.Context) (*Delivery, bool) {
+	d, ok := ctx.Value(deliveryKey{}).(*Delivery)
+	return d, ok
+}
+
+func newDelivery(e *entry, db string, sess *session) *Delivery {
+	r := e.row
+	d := &Delivery{
+		Database: db, Partition: sess.held.Partition, Sequence: r.ID, Type: r.Topic, Key: r.Key,
+		Attempt: e.attempts + 1, CreatedAt: r.CreatedAt,
+	}
+	id := r.UUID.String()
+	d.msg = message.NewMessage(id, r.Payload)
+	d.msg.Metadata = r.headers()
+	d.msg.Metadata[outbox.HeaderID] = id
+	d.msg.Metadata[outbox.HeaderType] = r.Topic
+	d.msg.Metadata[outbox.HeaderSource] = sess.source
+	d.msg.Metadata[outbox.HeaderSubject] = r.Key
+	d.msg.Metadata[outbox.HeaderTime] = r.CreatedAt.UTC().Format(time.RFC3339Nano)
+	d.msg.Metadata[outbox.HeaderSpecVersion] = "1.0"
+	d.msg.SetContext(context.WithValue(context.Background(), deliveryKey{}, d))
+	return d
+}

@@ -1,0 +1,39 @@
+// Package relay forwards committed outbox messages to a Watermill publisher, each at least once, in the order
+// of commit within each key.
+//
+// # The cursor is a snapshot
+//
+// Neither the sequence of ids nor that of transaction ids is the order in which transactions become visible,
+// so no number can say "everything up to here is relayed". The cursor of a partition is a PostgreSQL snapshot:
+//
+//	relayed = what has been relayed              target = pg_current_snapshot(), stored before anything goes out
+//	window  = rows of transactions that are visible in target and not in relayed
+//	        = tx in [xmax(relayed), xmax(target)) without xip(target), and tx in xip(relayed) without xip(target)
+//
+// A window goes out in the order of ids, which within a key is the order of commit, because whoever writes a
+// key holds its lock from before the id is drawn until the commit. When all of it is confirmed, target becomes
+// relayed. A transaction that stays open is merely not in the window: it delays itself and nothing else.
+//
+// What this rests on:
+//
+//   - One connection per partition takes the snapshot, reads the rows and stores the cursor. When it breaks,
+//     everything in memory is dropped and read again: after a crash the server hands out transaction ids that
+//     memory may already have seen.
+//   - The target is stored with a synchronous commit before its first message goes out. That also flushes every
+//     commit the snapshot has seen, so nothing is published that a crash could take back.
+//   - Transaction ids mean something in one cluster, one database and one timeline only. They are compared at
+//     every snapshot; when they differ the partition refuses to run with [ErrIdentity].
+//   - Every write of the cursor carries the lease's token and is refused when the lease has passed on.
+//
+// # The states of a partition
+//
+//	        leased             window not empty: store target
+//	idle ------------> polling ------------------------------> relaying
+//	  ^                 ^   |                                   |    |
+//	  | lease ends      |   '- nothing new: wait for a wake-up  |    '- lease ends: finish what is in flight
+//	  '-----------------'---------- all confirmed: relayed := target
+//
+// Messages of different keys are in flight together; the second message of a key waits until the first is
+// acknowledged. A message that the publisher refuses is tried again with a growing pause, without end; its key
+// waits, and so does the end of its window.
+package relay
