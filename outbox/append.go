@@ -71,23 +71,30 @@ func WriteSQL(ctx context.Context, tx *sql.Tx, messages ...Message) error {
 	if len(messages) == 0 {
 		return nil
 	}
-	b, err := newBatch(messages)
+	document, err := encodeRows(messages)
 	if err != nil {
 		return err
 	}
-	document, err := json.Marshal(b.rows())
-	if err != nil {
-		return fmt.Errorf("append %d messages: %w", len(messages), err)
-	}
-	_, err = tx.ExecContext(ctx, `
-		INSERT INTO outbox.messages (uuid, topic, key, payload, metadata)
-		SELECT (m.row->>0)::uuid, m.row->>1, m.row->>2, decode(m.row->>3, 'base64'), (m.row->>4)::jsonb
-		FROM json_array_elements($1::json) WITH ORDINALITY AS m (row, n)
-		ORDER BY m.n`, string(document))
-	if err != nil {
+	if _, err = tx.ExecContext(ctx, insertRows, document); err != nil {
 		return fmt.Errorf("append %d messages: %w", len(messages), err)
 	}
 	return nil
+}
+
+// insertRows takes what encodeRows makes: one text parameter, which every driver can send.
+const insertRows = `
+	INSERT INTO outbox.messages (uuid, topic, key, payload, metadata)
+	SELECT (m.row->>0)::uuid, m.row->>1, m.row->>2, decode(m.row->>3, 'base64'), (m.row->>4)::jsonb
+	FROM json_array_elements($1::json) WITH ORDINALITY AS m (row, n)
+	ORDER BY m.n`
+
+func encodeRows(messages []Message) (string, error) {
+	b, err := newBatch(messages)
+	if err != nil {
+		return "", err
+	}
+	document, err := json.Marshal(b.rows())
+	return string(document), err
 }
 
 // batch is the columns of one statement, sorted by key: locks are taken in that order by every writer.

@@ -15,11 +15,11 @@ const Partitions = 4
 
 // Limits of one message. The table's checks hold them too: more than this kills an AMQP channel.
 const (
-	MaxTopic    = 250     // bytes
-	MaxKey      = 255     // bytes
-	MaxHeader   = 255     // bytes of a metadata name
+	MaxTopic    = 250      // bytes
+	MaxKey      = 255      // bytes
+	MaxHeader   = 255      // bytes of a metadata name
 	MaxMetadata = 32 << 10 // bytes of all metadata as JSON
-	MaxPayload  = 1 << 20 // bytes
+	MaxPayload  = 1 << 20  // bytes
 )
 
 // ErrInvalid says that a message cannot be written as it is; the text says which limit it breaks.

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"reflect"
 	"sync"
 	"time"
 )
@@ -13,21 +14,46 @@ const WakeChannel = "outbox_wake"
 // wakeEvery is the shortest time between two hints of one process to one database.
 const wakeEvery = 5 * time.Millisecond
 
-// pending holds the databases with a hint on its way. Its size is bounded by the number of pools.
-var pending sync.Map
+// hints holds the databases that got a hint within wakeEvery, and whether they are due another.
+var hints = struct {
+	sync.Mutex
+	due map[DB]bool
+}{due: map[DB]bool{}}
 
-// hint tells the relay soon, at most once per wakeEvery, on a connection of its own: a NOTIFY in the business
-// transaction would take an instance-wide lock at every commit.
+// hint tells the relay, without waiting, on a connection of its own: a NOTIFY in the business transaction
+// would take an instance-wide lock at every commit. Hints of one process run together, the last one never
+// gets lost.
 func hint(db DB) {
-	if _, busy := pending.LoadOrStore(db, struct{}{}); busy {
+	if !reflect.TypeOf(db).Comparable() {
 		return
 	}
-	go func() {
+	hints.Lock()
+	defer hints.Unlock()
+	if _, busy := hints.due[db]; busy {
+		hints.due[db] = true
+		return
+	}
+	hints.due[db] = false
+	go sendHints(db)
+}
+
+func sendHints(db DB) {
+	for more := true; more; more = stillDue(db) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		// What commits while the statement runs must get a hint of its own.
-		pending.Store(db, struct{}{})
-		time.AfterFunc(wakeEvery, func() { pending.Delete(db) })
 		_, _ = db.Exec(ctx, `SELECT pg_notify($1, '')`, WakeChannel) // polling is the fallback
-	}()
+		cancel()
+		time.Sleep(wakeEvery)
+	}
+}
+
+// stillDue takes the order for one more hint, or ends the series.
+func stillDue(db DB) bool {
+	hints.Lock()
+	defer hints.Unlock()
+	if hints.due[db] {
+		hints.due[db] = false
+		return true
+	}
+	delete(hints.due, db)
+	return false
 }
