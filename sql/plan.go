@@ -1,0 +1,99 @@
+package schema
+
+import (
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+)
+
+// Database is one database to create and migrate.
+type Database struct {
+	// Name is the database's name.
+	Name string
+	// Source is the CloudEvents source of what is written in its outbox.
+	Source string
+	// Schemas are the folders to apply, in order.
+	Schemas []string
+	// Login is the role that the service connects as.
+	Login string
+}
+
+// Plan is what one Migrate brings about.
+type Plan struct {
+	Databases []Database
+	// RelayLogin is the role that the relay connects as, to every database with an outbox.
+	RelayLogin string
+	// Password is given to every login role.
+	Password string
+}
+
+// DefaultPrefix begins the names of databases and login roles.
+const DefaultPrefix = "ticketwave_"
+
+// Services are the services with a database, in the order of the flow.
+var Services = []string{"booking", "catalog", "payment", "notification"}
+
+// TicketWave is the plan of the four services. Databases and roles are named prefix + service.
+func TicketWave(prefix, password string) Plan {
+	plan := Plan{RelayLogin: prefix + "relay", Password: password}
+	for _, service := range Services {
+		plan.Databases = append(plan.Databases, Database{
+			Name: prefix + service, Source: service, Login: prefix + service,
+			Schemas: []string{"outbox", "inbox", service},
+		})
+	}
+	return plan
+}
+
+var identifier = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
+
+func (p Plan) validate() error {
+	for _, db := range p.Databases {
+		for _, name := range append([]string{db.Name, db.Login}, db.Schemas...) {
+			if !identifier.MatchString(name) {
+				return fmt.Errorf("plan of database %q: %q is no lower-case SQL identifier of at most 63 letters", db.Name, name)
+			}
+		}
+		if slices.Contains(db.Schemas, "outbox") && db.Source == "" {
+			return fmt.Errorf("plan of database %q: an outbox needs a source", db.Name)
+		}
+	}
+	if p.RelayLogin != "" && !identifier.MatchString(p.RelayLogin) {
+		return fmt.Errorf("plan: relay login %q is no lower-case SQL identifier of at most 63 letters", p.RelayLogin)
+	}
+	return nil
+}
+
+// groups are the roles whose members may do the work of a schema; its migration grants to them.
+func groups(schema string) []string {
+	switch schema {
+	case "outbox":
+		return []string{"outbox_writer", "outbox_relay"}
+	case "inbox":
+		return []string{"inbox_consumer"}
+	}
+	return []string{schema + "_service"}
+}
+
+// memberships are the groups of a service's login role.
+func (d Database) memberships() []string {
+	var of []string
+	for _, s := range d.Schemas {
+		of = append(of, groups(s)[0])
+	}
+	return of
+}
+
+// URL is adminURL with another database, user and password.
+func URL(adminURL, database, login, password string) (string, error) {
+	u, err := url.Parse(adminURL)
+	if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+		return "", fmt.Errorf("not a PostgreSQL URL: want postgres://user:password@host:port/database")
+	}
+	u.Path = "/" + database
+	if login != "" {
+		u.User = url.UserPassword(login, password)
+	}
+	return u.String(), nil
+}
