@@ -1,0 +1,136 @@
+package outboxtest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	schema "github.com/jcp/ticketwave/sql"
+)
+
+// loginPassword is that of the login roles made for tests; they can reach test databases alone.
+const loginPassword = "outboxtest"
+
+// Database is one test's database.
+type Database struct {
+	// Pool connects as administrator.
+	*pgxpool.Pool
+	// Name is the database's name.
+	Name string
+	// AdminURL, ServiceURL and RelayURL connect as administrator, as a service that may append and consume,
+	// and as the relay.
+	AdminURL, ServiceURL, RelayURL string
+}
+
+// NewDatabase makes a database with an outbox of the given source and an inbox, and the further schemas of
+// package schema that are asked for. It is dropped when the test ends.
+func NewDatabase(tb testing.TB, source string, schemas ...string) *Database {
+	tb.Helper()
+	servers := Env(tb)
+	template := templateFor(tb, servers, source, schemas)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	db := &Database{Name: "tw_test_" + strings.ReplaceAll(uuid.NewString(), "-", "")[:20]}
+	exec(ctx, tb, servers.PostgresURL,
+		fmt.Sprintf(`SELECT pg_advisory_lock(%d)`, templateLock), // one copy of a template at a time
+		`CREATE DATABASE `+db.Name+` TEMPLATE `+template.Name,
+		`REVOKE ALL ON DATABASE `+db.Name+` FROM PUBLIC`,
+		`GRANT CONNECT ON DATABASE `+db.Name+` TO `+template.Login+`, `+template.Login+`_relay`)
+	db.AdminURL = mustURL(tb, servers.PostgresURL, db.Name, "")
+	db.ServiceURL = mustURL(tb, servers.PostgresURL, db.Name, template.Login)
+	db.RelayURL = mustURL(tb, servers.PostgresURL, db.Name, template.Login+"_relay")
+	db.Pool = NewPool(tb, db.AdminURL)
+	tb.Cleanup(func() {
+		db.Pool.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		exec(ctx, tb, servers.PostgresURL, `DROP DATABASE IF EXISTS `+db.Name+` WITH (FORCE)`)
+	})
+	return db
+}
+
+// NewPool opens a pool that is closed when the test ends.
+func NewPool(tb testing.TB, url string) *pgxpool.Pool {
+	tb.Helper()
+	pool, err := pgxpool.New(context.Background(), url)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(pool.Close)
+	return pool
+}
+
+func mustURL(tb testing.TB, admin, database, login string) string {
+	tb.Helper()
+	url, err := schema.URL(admin, database, login, loginPassword)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return url
+}
+
+// templateLock keeps two copies of one template apart: PostgreSQL refuses to copy a database in use.
+const templateLock = 0x74656d706c617465
+
+var (
+	templatesMu sync.Mutex
+	templates   = map[string]schema.Database{}
+)
+
+// templateFor migrates one database per process and set of schemas, to be copied by every test.
+func templateFor(tb testing.TB, servers Servers, source string, schemas []string) schema.Database {
+	tb.Helper()
+	templatesMu.Lock()
+	defer templatesMu.Unlock()
+	name := "tw_tmpl_" + source + "_" + strings.Join(schemas, "_")
+	if t, ok := templates[name]; ok {
+		return t
+	}
+	t := schema.Database{
+		Name: name, Source: source, Login: "tw_test_" + source,
+		Schemas: append([]string{"outbox", "inbox"}, schemas...),
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	plan := schema.Plan{Databases: []schema.Database{t}, RelayLogin: t.Login + "_relay", Password: loginPassword}
+	if err := freshTemplate(ctx, servers.PostgresURL, plan); err != nil {
+		tb.Fatalf("make the template database: %v", err)
+	}
+	templates[name] = t
+	return t
+}
+
+// freshTemplate brings the template up to date under the lock; test binaries share it.
+func freshTemplate(ctx context.Context, adminURL string, plan schema.Plan) error {
+	conn, err := pgx.Connect(ctx, adminURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	if _, err := conn.Exec(ctx, `SELECT pg_advisory_lock($1)`, int64(templateLock)); err != nil {
+		return err
+	}
+	return schema.Migrate(ctx, adminURL, plan, slog.New(slog.DiscardHandler))
+}
+
+func exec(ctx context.Context, tb testing.TB, url string, statements ...string) {
+	tb.Helper()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	for _, s := range statements {
+		if _, err := conn.Exec(ctx, s); err != nil {
+			tb.Fatalf("%s: %v", s, err)
+		}
+	}
+}
