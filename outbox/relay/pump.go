@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -24,6 +25,8 @@ type pump struct {
 	order  []*entry         // unfinished and finished entries in order of id, from the first unfinished one
 	flying int              // given to the router and not yet answered
 	paused int              // waiting to be given again
+	sent   int64            // the highest id given to the router in this window
+	limit  int64            // nothing above this id goes out any more
 	done   chan *entry      // finished attempts; never blocks the sender
 	again  chan *entry      // entries whose pause is over; never blocks the sender
 	stores int              // journal rows written since the last pruning
@@ -45,7 +48,7 @@ func newPump(sess *session, cfg *Config, db string, out chan<- *message.Message,
 	return &pump{
 		sess: sess, cfg: cfg, db: db, out: out, wake: wake,
 		log:   cfg.Logger.With("database", db, "partition", sess.held.Partition),
-		lanes: map[string]*lane{},
+		lanes: map[string]*lane{}, limit: everything.upTo,
 		done:  make(chan *entry, cfg.InFlight),
 		again: make(chan *entry, cfg.InFlight),
 	}
@@ -186,7 +189,7 @@ func (p *pump) finish(ctx context.Context) error {
 	if err := p.pass(ctx, func() bool { return len(p.order) == 0 }); err != nil || len(p.order) > 0 {
 		return err
 	}
-	p.st.lastID = doneID
+	p.st.lastID, p.sent = doneID, 0
 	return nil
 }
 
@@ -205,21 +208,34 @@ func (p *pump) record() error {
 	return nil
 }
 
-// await takes the results of what is in flight, within the grace period.
+// await finishes what has gone out, and what lies before it and was held back by its key, so that a clean stop
+// leaves nothing to be repeated. It gives up at the first refusal, and when the grace period is over.
 func (p *pump) await() {
-	limit := time.NewTimer(p.cfg.Grace)
-	defer limit.Stop()
-	for p.flying > 0 {
+	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.Grace)
+	defer cancel()
+	p.limit = p.sent
+	p.ready = slices.DeleteFunc(p.ready, func(e *entry) bool { return e.row.ID > p.limit })
+	refused := p.paused > 0
+	for ctx.Err() == nil && (p.flying > 0 || len(p.ready) > 0 && !refused) {
+		var (
+			out  chan<- *message.Message
+			next *message.Message
+		)
+		if len(p.ready) > 0 && !refused {
+			out, next = p.out, p.prepare(p.ready[0])
+		}
 		select {
+		case out <- next:
+			p.launched(next)
 		case e := <-p.done:
 			p.flying--
-			e.finished = e.delivery.err == nil
-		case <-limit.C:
+			if refused = refused || e.delivery.err != nil; e.delivery.err == nil {
+				p.confirm(e)
+			}
+		case <-ctx.Done():
 			p.log.Warn("lease ends with messages unconfirmed, their next relay repeats them", "messages", p.flying)
-			p.flying = 0
 		}
 	}
-	p.advance()
 }
 
 // admit queues rows behind what is there, each key in its lane.
@@ -275,6 +291,7 @@ func (p *pump) launched(msg *message.Message) {
 	e := p.ready[0]
 	p.ready = p.ready[1:]
 	p.flying++
+	p.sent = max(p.sent, e.row.ID)
 	done, d := p.done, e.delivery
 	go func() {
 		select {
@@ -295,19 +312,25 @@ func (p *pump) result(ctx context.Context, e *entry) error {
 		p.retry(e, err)
 		return nil
 	}
-	e.finished = true
-	l := p.lanes[e.row.Key]
-	if len(l.waiting) == 0 {
-		delete(p.lanes, e.row.Key)
-	} else {
-		p.ready = append(p.ready, l.waiting[0])
-		l.waiting = l.waiting[1:]
-	}
-	p.advance()
+	p.confirm(e)
 	if p.fresh < p.cfg.InFlight {
 		return nil
 	}
 	return p.save(ctx, p.st)
+}
+
+// confirm lets the key's next message go, and moves the cursor if the confirmed one was the first unfinished.
+func (p *pump) confirm(e *entry) {
+	e.finished = true
+	l := p.lanes[e.row.Key]
+	switch {
+	case len(l.waiting) == 0:
+		delete(p.lanes, e.row.Key)
+	case l.waiting[0].row.ID <= p.limit:
+		p.ready = append(p.ready, l.waiting[0])
+		l.waiting = l.waiting[1:]
+	}
+	p.advance()
 }
 
 // retry gives the message again after a pause that grows with its attempts, without end: a message may wait,
