@@ -12,7 +12,7 @@ mq=$run/rabbitmq
 
 usage() {
 	cat <<'TEXT'
-usage: deploy/stack.sh up | down | clean | status
+usage: deploy/stack.sh up | down | clean | status | install PACKAGE...
 
 up      makes PostgreSQL and RabbitMQ available, each from the first of these that there is:
           1. the URL in the environment: TW_POSTGRES_URL, TW_AMQP_URL
@@ -23,6 +23,7 @@ up      makes PostgreSQL and RabbitMQ available, each from the first of these th
 down    stops what up started and nothing else; the data stays
 clean   down, and removes the data
 status  says what runs
+install installs Debian packages, as root, or says which are missing
 TEXT
 }
 
@@ -123,18 +124,11 @@ pg_bin() { # the newest installed PostgreSQL's programs
 	dir=$(command -v initdb 2>/dev/null) && dirname "$dir"
 }
 
-pg_user() { # runs a command as a user whom initdb accepts, who may pass directories closed to others
-	if [ "$(id -u)" != 0 ]; then
-		"$@"
-	else
-		exec_as_postgres "$@"
-	fi
-}
-
-exec_as_postgres() {
-	setpriv --reuid=postgres --regid=postgres --init-groups \
-		--inh-caps=+dac_read_search --ambient-caps=+dac_read_search -- "$@"
-}
+pg_as=() # how to become a user whom initdb accepts, who may still pass directories closed to others
+if [ "$(id -u)" = 0 ]; then
+	pg_as=(setpriv --reuid=postgres --regid=postgres --init-groups
+		--inh-caps=+dac_read_search --ambient-caps=+dac_read_search --)
+fi
 
 pg_pid() { head -n1 "$pg/data/postmaster.pid" 2>/dev/null || true; }
 pg_running() { alive "$(pg_pid)" "$pg/data"; }
@@ -146,7 +140,7 @@ pg_init() {
 	rm -rf "$pg/data"
 	if [ "$(id -u)" = 0 ]; then chown postgres: "$pg"; fi
 	secret postgres >/dev/null
-	(cd "$pg" && pg_user "$(pg_bin)/initdb" -D "$pg/data" -U postgres -A scram-sha-256 \
+	(cd "$pg" && "${pg_as[@]}" "$(pg_bin)/initdb" -D "$pg/data" -U postgres -A scram-sha-256 \
 		--pwfile="$run/secrets/postgres" --no-locale -E UTF8) >"$run/initdb.log" 2>&1 </dev/null ||
 		die "initdb failed, see .run/initdb.log"
 }
@@ -158,12 +152,7 @@ pg_launch() { # pg_launch PORT: starts the server and waits until it answers or 
 	pg_running || rm -f "$pg/data/postmaster.pid"
 	touch "$pg/log"
 	cd "$pg"
-	local as=()
-	if [ "$(id -u)" = 0 ]; then
-		as=(setpriv --reuid=postgres --regid=postgres --init-groups
-			--inh-caps=+dac_read_search --ambient-caps=+dac_read_search --)
-	fi
-	setsid "${as[@]}" "$bin/postgres" -D "$pg/data" -p "$port" \
+	setsid "${pg_as[@]}" "$bin/postgres" -D "$pg/data" -p "$port" \
 		-c listen_addresses=127.0.0.1 -c unix_socket_directories= \
 		-c max_connections=300 -c max_prepared_transactions=20 -c shared_buffers=256MB \
 		-c max_wal_size=2GB -c log_min_messages=warning -c log_line_prefix='%m [%p] %d ' \
@@ -440,7 +429,17 @@ status() {
 	mq_running && say "RabbitMQ    private, port $(mq_port amqp)" || say "RabbitMQ    no private instance"
 }
 
+install() {
+	can_install || die "missing: $*. Install them (Debian, Ubuntu: apt-get install $*)"
+	mkdir -p "$run"
+	install_packages "$@"
+}
+
 case ${1:-} in
+install)
+	shift
+	install "$@"
+	;;
 up | down | clean | status) "$1" ;;
 *)
 	usage

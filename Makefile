@@ -1,0 +1,70 @@
+# TicketWave. "make" lists what there is.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo run up down clean migrate build test test-full lint fmt tools-race
+
+GOLANGCI_VERSION := v2.15.0
+MODULES  := contracts outbox sql services bench
+PROGRAMS := booking catalog payment notification ticketwave
+BIN      := $(CURDIR)/bin
+TOOLS    := $(CURDIR)/.run/tools
+LINT     := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
+ENV      := set -a; . $(CURDIR)/.run/env; set +a
+export GOFLAGS := -mod=readonly
+
+help: ## list the targets
+	@echo "TicketWave: a transactional outbox pipeline, and the ticket shop that shows it."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: build ## book a ticket and watch it travel through everything; ends by itself
+	@deploy/with-stack.sh $(BIN)/ticketwave demo
+
+run: build up ## run all services in the foreground on ports 5001 to 5004, until Ctrl-C
+	@$(ENV); exec $(BIN)/ticketwave run
+
+up: ## start PostgreSQL and RabbitMQ, or find them, and write .run/env
+	@deploy/stack.sh up
+
+down: ## stop what "make up" started; data stays
+	@deploy/stack.sh down
+
+clean: ## "make down", and remove the data
+	@deploy/stack.sh clean
+	@rm -rf $(BIN)
+
+migrate: build up ## create and migrate the databases, declare the topology
+	@$(ENV); $(BIN)/ticketwave migrate && $(BIN)/ticketwave topology apply
+
+build: ## compile all programs into bin/
+	@mkdir -p $(BIN)
+	@cd services && go build -o $(BIN)/ $(addprefix ./cmd/,$(PROGRAMS))
+	@cd outbox && go build -o $(BIN)/ ./cmd/relay
+
+test: tools-race up ## run the tests on real servers, with the race detector
+	@$(ENV); for module in $(MODULES); do \
+		echo "--- $$module"; (cd $$module && go test -race -timeout 12m ./...) || failed=1; \
+	done; [ -z "$${failed:-}" ]
+
+test-full: tools-race up ## the tests, and those that take longer
+	@$(ENV); for module in $(MODULES); do \
+		echo "--- $$module"; (cd $$module && go test -race -timeout 60m -tags full ./...) || failed=1; \
+	done; [ -z "$${failed:-}" ]
+
+lint: $(LINT) ## golangci-lint, pinned, over every module
+	@unformatted=$$(gofmt -l $(MODULES)); [ -z "$$unformatted" ] || { echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; }
+	@for module in $(MODULES); do echo "--- $$module"; (cd $$module && $(LINT) run ./...) || failed=1; done; [ -z "$${failed:-}" ]
+
+fmt: ## format the code
+	@gofmt -w $(MODULES)
+
+$(LINT):
+	@echo "installing golangci-lint $(GOLANGCI_VERSION), which takes some minutes once"
+	@mkdir -p $(TOOLS)
+	@GOFLAGS= GOWORK=off GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv $(TOOLS)/golangci-lint $@
+
+# The race detector needs a C compiler.
+tools-race:
+	@command -v gcc >/dev/null && [ -e /usr/include/stdlib.h ] || deploy/stack.sh install gcc libc6-dev

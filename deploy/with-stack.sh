@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Runs a program on the stack. If the stack was not up, it is stopped again afterwards.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+env=$here/../.run/env
+if [ ! -e "$env" ]; then
+	trap '"$here/stack.sh" down' EXIT
+fi
+"$here/stack.sh" up
+set -a
+# shellcheck source=/dev/null
+. "$env"
+set +a
+"$@"
