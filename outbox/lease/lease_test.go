@@ -87,7 +87,9 @@ func TestMembersShareEvenlyAndHandOver(t *testing.T) {
 	join(t, config(db.Pool), f.work("b"))
 	outboxtest.Eventually(t, 10*time.Second, func() bool { return f.has("a") == 2 && f.has("b") == 2 }, "two members have half each")
 	join(t, config(db.Pool), f.work("c"))
-	outboxtest.Eventually(t, 10*time.Second, func() bool { return f.has("a")+f.has("b")+f.has("c") == 4 && f.has("c") >= 1 && f.has("a") >= 1 && f.has("b") >= 1 },
+	outboxtest.Eventually(t, 10*time.Second, func() bool {
+		return f.has("a")+f.has("b")+f.has("c") == 4 && f.has("c") >= 1 && f.has("a") >= 1 && f.has("b") >= 1
+	},
 		"each of three members has one or two")
 	leaveA()
 	outboxtest.Eventually(t, 10*time.Second, func() bool { return f.has("b") == 2 && f.has("c") == 2 }, "the others take over")
