@@ -1,0 +1,88 @@
+package inbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// permanentError marks an error that no retry will mend.
+type permanentError struct{ error }
+
+// Unwrap gives the marked error.
+func (e permanentError) Unwrap() error { return e.error }
+
+// Permanent marks an error that no retry will mend: its message is parked at once. Permanent(nil) is nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return permanentError{err}
+}
+
+// Errors of a message that this build of the program cannot handle; another build may.
+var (
+	errUnknownType = errors.New("no handler for this type")
+	errUndecodable = errors.New("the body does not fit its type")
+	errPanic       = errors.New("the handler panicked")
+)
+
+// Classes of failure, as stored with a stuck message.
+const (
+	classHandler     = "handler"
+	classPermanent   = "permanent"
+	classPanic       = "panic"
+	classUnknownType = "unknown_type"
+	classUndecodable = "undecodable"
+)
+
+func classOf(err error) string {
+	var permanent permanentError
+	switch {
+	case errors.As(err, &permanent):
+		return classPermanent
+	case errors.Is(err, errUnknownType):
+		return classUnknownType
+	case errors.Is(err, errUndecodable):
+		return classUndecodable
+	case errors.Is(err, errPanic):
+		return classPanic
+	}
+	return classHandler
+}
+
+// quick reports whether trying again at once could help.
+func quick(err error) bool {
+	class := classOf(err)
+	return class == classHandler || class == classPanic
+}
+
+var (
+	ids     = regexp.MustCompile(`[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}`)
+	numbers = regexp.MustCompile(`[0-9]+`)
+)
+
+// fingerprint is the error with what differs from message to message removed, so that a thousand failures of
+// one cause are one line.
+func fingerprint(err error) string {
+	return clip(numbers.ReplaceAllString(ids.ReplaceAllString(err.Error(), "<id>"), "<n>"), 200)
+}
+
+// clip bounds a text that goes into the database.
+func clip(s string, most int) string {
+	s = strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", ""), "?")
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "")
+}
+
+// recovered turns a panic into an error.
+func recovered(ctx context.Context, c *Consumer, err *error) {
+	if cause := recover(); cause != nil {
+		c.logPanic(ctx, cause)
+		*err = fmt.Errorf("%w: %v", errPanic, cause)
+	}
+}

@@ -1,0 +1,197 @@
+package inbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/jcp/ticketwave/outbox/lease"
+	"github.com/jcp/ticketwave/outbox/rabbitmq"
+)
+
+// Result is what became of a delivery.
+type Result string
+
+// The results of a delivery. After every one of them but Retried the broker's message is acknowledged.
+const (
+	// Handled: the handler's transaction is committed.
+	Handled Result = "handled"
+	// Duplicate: the message was handled, or is stuck, already.
+	Duplicate Result = "duplicate"
+	// Retried: the handler failed and is tried again at once.
+	Retried Result = "retried"
+	// Stuck: the handler failed; the message waits in inbox.stuck for its next attempt.
+	Stuck Result = "stuck"
+	// Parked: the handler failed for good; the message waits in inbox.stuck for an operator.
+	Parked Result = "parked"
+	// Diverted: the message waits in inbox.stuck behind an earlier one of its key.
+	Diverted Result = "diverted"
+	// Dead: the message has no readable id or key and went to the dead-letter queue.
+	Dead Result = "dead"
+)
+
+// Outcome is told to Config.Observe.
+type Outcome struct {
+	Consumer  string
+	Partition int
+	// Meta is zero for a dead message.
+	Meta   Meta
+	Result Result
+	// Attempts counts the handler's failures so far.
+	Attempts int
+	// Took is the time of this attempt.
+	Took time.Duration
+	// Err is the handler's error, or why the message is dead.
+	Err error
+}
+
+// Config describes a consumer. Zero values take the defaults.
+type Config struct {
+	// Name is the consumer's, in the inbox, in its leases, and of its queue.
+	Name string
+	// Pool connects as a role that is a member of inbox_consumer, and of outbox_writer if handlers append.
+	Pool *pgxpool.Pool
+	// Subscriber gives one message at a time per queue, in order, and keeps the rest at the broker when a
+	// subscription ends. A message that is nacked may be given again.
+	Subscriber message.Subscriber
+	// Dead publishes to the dead-letter exchange; the topic is the queue's name.
+	Dead message.Publisher
+	// Topology names the queues.
+	Topology rabbitmq.Topology
+	// Logger takes what people need to know. Default slog.Default.
+	Logger *slog.Logger
+	// Observe, if set, is told of every attempt. It must not block.
+	Observe func(Outcome)
+	// Build is stored with failures. Default the revision this program was built from.
+	Build string
+	// Tries is how often a handler is called before its message is stuck. Default 3.
+	Tries int
+	// MaxAttempts is after how many failures in all a message is parked. Default 12.
+	MaxAttempts int
+	// RetryMin and RetryMax bound the pause between attempts of a stuck message. Default 1 s and 1 min.
+	RetryMin, RetryMax time.Duration
+	// Look is the time between two looks at inbox.stuck. Default 1 s.
+	Look time.Duration
+	// Timeout bounds one attempt, its transaction included. Default 30 s.
+	Timeout time.Duration
+	// LeaseInterval and LeaseTimeout are those of package lease.
+	LeaseInterval, LeaseTimeout time.Duration
+}
+
+func (c *Config) setDefaults() error {
+	switch {
+	case c.Name == "":
+		return errors.New("inbox: config has no Name")
+	case c.Pool == nil:
+		return errors.New("inbox: config has no Pool")
+	case c.Subscriber == nil:
+		return errors.New("inbox: config has no Subscriber")
+	case c.Dead == nil:
+		return errors.New("inbox: config has no Dead publisher")
+	case c.Topology.Partitions < 1:
+		return errors.New("inbox: the Topology has no partitions")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Observe == nil {
+		c.Observe = func(Outcome) {}
+	}
+	if c.Build == "" {
+		c.Build = revision()
+	}
+	c.Tries = orDefault(c.Tries, 3)
+	c.MaxAttempts = orDefault(c.MaxAttempts, 12)
+	c.RetryMin = orDefault(c.RetryMin, time.Second)
+	c.RetryMax = orDefault(c.RetryMax, time.Minute)
+	c.Look = orDefault(c.Look, time.Second)
+	c.Timeout = orDefault(c.Timeout, 30*time.Second)
+	return nil
+}
+
+func orDefault[T int | time.Duration](value, fallback T) T {
+	if value <= 0 {
+		return fallback
+	}
+	return value
+}
+
+// revision is the commit that the program was built from, if it knows.
+func revision() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "unknown"
+}
+
+// Consumer handles the messages of one queue family.
+type Consumer struct {
+	cfg      Config
+	handlers map[string]handler
+}
+
+// handler decodes a payload and calls the typed function.
+type handler func(ctx context.Context, tx pgx.Tx, payload []byte) error
+
+// New checks the configuration. The consumer does nothing until Run.
+func New(cfg Config) (*Consumer, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	return &Consumer{cfg: cfg, handlers: map[string]handler{}}, nil
+}
+
+// Handle says what to do with messages of a type, before Run. The function may be called several times for one
+// message, but the effect of one call at most is committed: what it does in tx counts once, what it does outside
+// may happen again. An error is tried again with growing pauses; one marked by Permanent parks the message. Its
+// ctx carries the message's Meta and causality, so that events appended in tx belong to the same flow.
+//
+// The body is decoded from JSON, unknown fields ignored; if E has a method Validate() error, it is asked next.
+// A body that does not fit waits in inbox.stuck, as does one of a type without a handler: a newer build may know it.
+// Handling one type twice panics.
+func Handle[E any](c *Consumer, typ string, handle func(ctx context.Context, tx pgx.Tx, event E) error) {
+	if _, taken := c.handlers[typ]; taken {
+		panic("inbox: a second handler for " + typ)
+	}
+	c.handlers[typ] = func(ctx context.Context, tx pgx.Tx, payload []byte) error {
+		var event E
+		if err := json.Unmarshal(payload, &event); err != nil {
+			return fmt.Errorf("%w %s: %w", errUndecodable, typ, err)
+		}
+		if v, ok := any(event).(interface{ Validate() error }); ok {
+			if err := v.Validate(); err != nil {
+				return fmt.Errorf("%w %s: %w", errUndecodable, typ, err)
+			}
+		}
+		return handle(ctx, tx, event)
+	}
+}
+
+// Run handles messages of the partitions that this process holds leases for until ctx ends. Then handlers that
+// run are waited for, their messages acknowledged, and everything else stays with the broker. It returns nil
+// then, and an error only when work would not end. Database and broker may come and go meanwhile.
+func (c *Consumer) Run(ctx context.Context) error {
+	host, _ := os.Hostname()
+	return lease.Run(ctx, lease.Config{
+		Pool: c.cfg.Pool, Schema: "inbox", Name: c.cfg.Name, Partitions: c.cfg.Topology.Partitions,
+		Label:    fmt.Sprintf("%s/%d", host, os.Getpid()),
+		Interval: c.cfg.LeaseInterval, Timeout: c.cfg.LeaseTimeout, Drain: 2 * c.cfg.Timeout, Logger: c.cfg.Logger,
+	}, c.work)
+}
+
+func (c *Consumer) logPanic(ctx context.Context, cause any) {
+	c.cfg.Logger.ErrorContext(ctx, "handler panicked", "error", fmt.Sprint(cause), "stack", string(debug.Stack()))
+}

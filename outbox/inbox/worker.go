@@ -1,0 +1,124 @@
+package inbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/jcp/ticketwave/outbox/lease"
+	"github.com/jcp/ticketwave/outbox/rabbitmq"
+)
+
+// worker handles one partition while its lease lasts. One goroutine owns it: a message and the retry of a stuck
+// one are never handled side by side.
+type worker struct {
+	*Consumer
+	partition int
+	queue     string
+	log       *slog.Logger
+}
+
+func (c *Consumer) work(ctx context.Context, held lease.Held) error {
+	w := &worker{Consumer: c, partition: held.Partition, queue: c.cfg.Topology.QueueName(c.cfg.Name, held.Partition)}
+	w.log = c.cfg.Logger.With("queue", w.queue)
+	messages, err := c.cfg.Subscriber.Subscribe(ctx, w.queue)
+	if err != nil {
+		return fmt.Errorf("subscribe to %s: %w", w.queue, err)
+	}
+	return w.run(ctx, messages)
+}
+
+var errSubscriptionEnded = errors.New("the subscription ended")
+
+// run takes messages, and looks at what is stuck, until the subscription has ended.
+func (w *worker) run(ctx context.Context, messages <-chan *message.Message) error {
+	look := time.NewTicker(w.cfg.Look)
+	defer look.Stop()
+	for {
+		select {
+		case msg, ok := <-messages:
+			if !ok && ctx.Err() == nil {
+				return errSubscriptionEnded
+			}
+			if !ok {
+				return nil
+			}
+			w.receive(ctx, msg)
+		case <-look.C:
+			w.retryDue(ctx)
+		}
+	}
+}
+
+// receive handles one message and acknowledges it, or gives it back when the lease ends before anything could
+// be decided about it.
+func (w *worker) receive(ctx context.Context, msg *message.Message) {
+	var pause backoff
+	for {
+		err := w.settle(msg)
+		if err == nil {
+			msg.Ack()
+			return
+		}
+		if pause.first() {
+			w.log.Warn("message held until it can be handled", "message_id", msg.UUID, "error", err)
+		}
+		if !pause.wait(ctx) {
+			msg.Nack()
+			return
+		}
+	}
+}
+
+// settle decides what becomes of the message. An error means that nothing was decided: the database or the
+// broker is away.
+func (w *worker) settle(msg *message.Message) error {
+	if reason := msg.Metadata.Get(rabbitmq.HeaderMalformed); reason != "" {
+		return w.bury(msg, errors.New(reason))
+	}
+	d, err := parse(msg)
+	if err != nil {
+		return w.bury(msg, err)
+	}
+	return w.handle(msg.Context(), d)
+}
+
+// bury sends a message that can be neither remembered nor ordered to the dead-letter queue.
+func (w *worker) bury(msg *message.Message, reason error) error {
+	dead := msg.Copy()
+	dead.Metadata.Set(rabbitmq.HeaderMalformed, clip(reason.Error(), 250))
+	err := w.cfg.Dead.Publish(w.queue, dead)
+	if errors.Is(err, rabbitmq.ErrUnencodable) || errors.Is(err, rabbitmq.ErrTooLarge) {
+		bare := message.NewMessage(watermill.NewUUID(), msg.Payload)
+		bare.Metadata.Set(rabbitmq.HeaderMalformed, clip(reason.Error(), 250)+"; its headers could not be kept")
+		err = w.cfg.Dead.Publish(w.queue, bare)
+	}
+	if err != nil {
+		return fmt.Errorf("publish to the dead-letter queue: %w", err)
+	}
+	w.log.Error("message sent to the dead-letter queue", "message_id", clip(msg.UUID, 64), "error", reason)
+	w.cfg.Observe(Outcome{Consumer: w.cfg.Name, Partition: w.partition, Result: Dead, Err: reason})
+	return nil
+}
+
+// backoff is the pause while something is away: from 50 ms, doubling, to 2 s.
+type backoff struct{ pause time.Duration }
+
+func (b *backoff) first() bool { return b.pause == 0 }
+
+// wait returns false when ctx ended instead.
+func (b *backoff) wait(ctx context.Context) bool {
+	b.pause = min(max(2*b.pause, 50*time.Millisecond), 2*time.Second)
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(b.pause/2 + rand.N(b.pause/2)): //nolint:gosec // jitter
+		return true
+	}
+}
