@@ -1,0 +1,69 @@
+// Command relay forwards the outboxes of one or more databases to RabbitMQ until it is told to stop.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/jcp/ticketwave/outbox/relayd"
+)
+
+func main() {
+	opts, err := parse(os.Args[1:], os.Getenv, os.Stderr)
+	switch {
+	case errors.Is(err, errHelp):
+		return
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "relay:", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if opts.Health {
+		err = health(ctx, opts.HTTPAddr)
+	} else {
+		err = run(ctx, opts, os.Stdout)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "relay:", err)
+		os.Exit(1)
+	}
+}
+
+// run opens what the options name and relays until ctx ends.
+func run(ctx context.Context, opts options, out io.Writer) error {
+	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: opts.LogLevel})).With("service", "relay")
+	daemon, err := relayd.New(relayd.Config{Databases: opts.Databases, AMQPURL: opts.AMQPURL, Logger: log})
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", opts.HTTPAddr)
+	if err != nil {
+		return fmt.Errorf("listen: %w (TW_HTTP_ADDR sets another address)", err)
+	}
+	server := &http.Server{
+		Handler: daemon.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	log.Info("relay started", "options", opts.redacted(), "address", listener.Addr().String())
+	err = daemon.Run(ctx)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err = errors.Join(err, server.Shutdown(closing))
+	if e := <-served; !errors.Is(e, http.ErrServerClosed) {
+		err = errors.Join(err, e)
+	}
+	log.Info("relay stopped")
+	return err
+}
