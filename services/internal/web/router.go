@@ -25,6 +25,8 @@ type Config struct {
 	Timeout time.Duration
 	// Observe, if set, is told of every request. route is the pattern, "" for none.
 	Observe func(method, route string, status int, took time.Duration)
+	// Admit, if set, is asked before every request but those of probes and scrapers; its error is the answer.
+	Admit func() error
 }
 
 // Router is the http.Handler of one service.
@@ -107,7 +109,18 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	defer func() { r.done(recorder, req, time.Since(start)) }()
 	defer r.recover(recorder, req)
 	req.Body = http.MaxBytesReader(recorder, req.Body, MaxBody+1)
+	if err := r.admit(req); err != nil {
+		r.fail(recorder, req, err)
+		return
+	}
 	r.mux.ServeHTTP(recorder, req)
+}
+
+func (r *Router) admit(req *http.Request) error {
+	if r.cfg.Admit == nil || slices.Contains(quiet, req.URL.Path) {
+		return nil
+	}
+	return r.cfg.Admit()
 }
 
 // secure sets the headers of an API whose answers are never a page and never to be kept.

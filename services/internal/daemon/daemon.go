@@ -1,0 +1,180 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/jcp/ticketwave/outbox/inbox"
+	"github.com/jcp/ticketwave/services/internal/bus"
+	"github.com/jcp/ticketwave/services/internal/web"
+	schema "github.com/jcp/ticketwave/sql"
+)
+
+// Service is what a daemon runs.
+type Service interface {
+	// Routes adds the service's HTTP routes, once.
+	Routes(r *web.Router)
+	// Handlers adds the service's message handlers, once.
+	Handlers(c *inbox.Consumer)
+}
+
+// Config describes a daemon. All fields but Logger and Observe are required.
+type Config struct {
+	// Name is the service's, of its consumer, its queues and its database schema.
+	Name string
+	// Pool is the service's database. Run does not close it.
+	Pool *pgxpool.Pool
+	// AMQPURL is the broker's.
+	AMQPURL string
+	// Listener takes the HTTP connections. Run closes it.
+	Listener net.Listener
+	// Logger takes what people need to know. Default slog.Default.
+	Logger *slog.Logger
+	// Observe, if set, is told what became of every message. It must not block.
+	Observe func(inbox.Outcome)
+}
+
+const (
+	checkTimeout = 5 * time.Second
+	pauseMin     = 100 * time.Millisecond
+	pauseMax     = 2 * time.Second
+	// drain is how long requests may go on after the end of ctx; more than the router's timeout.
+	drain = 15 * time.Second
+)
+
+type daemon struct {
+	cfg     Config
+	bus     *bus.Bus
+	metrics *metrics
+	checked atomic.Bool // the schema is new enough
+}
+
+// Run serves until ctx ends, then lets requests and handlers finish and returns nil. It returns an error at once
+// when the configuration is wrong, the database's schema is older than this program ([schema.ErrOld]), or the HTTP
+// server or the consumer breaks; the other one is then ended in order.
+func Run(ctx context.Context, cfg Config, svc Service) error {
+	d, err := open(cfg)
+	if err != nil {
+		return errors.Join(err, cfg.Listener.Close())
+	}
+	defer d.bus.Close()
+	svc.Handlers(d.bus.Consumer)
+	router := web.NewRouter(web.Config{Logger: d.cfg.Logger, Observe: d.metrics.request, Admit: d.admit})
+	d.probes(router)
+	svc.Routes(router)
+	return together(ctx,
+		func(ctx context.Context) error { return d.serve(ctx, router) },
+		d.consume,
+	)
+}
+
+func open(cfg Config) (*daemon, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	d := &daemon{cfg: cfg}
+	d.metrics = newMetrics(cfg.Pool, d.connected)
+	var err error
+	d.bus, err = bus.Open(bus.Config{Name: cfg.Name, URL: cfg.AMQPURL, Pool: cfg.Pool, Logger: cfg.Logger, Observe: d.observe})
+	return d, err
+}
+
+func (d *daemon) observe(o inbox.Outcome) {
+	d.metrics.outcome(o)
+	if d.cfg.Observe != nil {
+		d.cfg.Observe(o)
+	}
+}
+
+func (d *daemon) connected() bool { return d.bus != nil && d.bus.State().Consuming.Connected }
+
+// together runs the loops side by side, ends all when one ends, and returns their errors when all have ended.
+func together(ctx context.Context, loops ...func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, len(loops))
+	for _, loop := range loops {
+		go func() {
+			defer cancel()
+			ended <- loop(ctx)
+		}()
+	}
+	var errs []error
+	for range loops {
+		errs = append(errs, <-ended)
+	}
+	return errors.Join(errs...)
+}
+
+// serve answers HTTP until ctx ends and the requests in hand are answered.
+func (d *daemon) serve(ctx context.Context, handler http.Handler) error {
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: slog.NewLogLogger(d.cfg.Logger.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(d.cfg.Listener) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve HTTP: %w", err)
+	case <-ctx.Done():
+	}
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	if err := server.Shutdown(closing); err != nil {
+		return errors.Join(fmt.Errorf("requests did not end in %s: %w", drain, err), server.Close())
+	}
+	return nil
+}
+
+// consume waits for the database and handles messages until ctx ends.
+func (d *daemon) consume(ctx context.Context) error {
+	if err := d.awaitSchema(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	if err := d.bus.Run(ctx); err != nil {
+		return fmt.Errorf("consume: %w", err)
+	}
+	return nil
+}
+
+// awaitSchema returns nil when the schema is new enough or ctx has ended, and ErrOld. A database that is away is
+// waited for.
+func (d *daemon) awaitSchema(ctx context.Context) error {
+	pause := pauseMin
+	for {
+		err := d.checkSchema(ctx)
+		switch {
+		case err == nil:
+			d.checked.Store(true)
+			return nil
+		case errors.Is(err, schema.ErrOld):
+			return err
+		case ctx.Err() != nil:
+			return nil
+		case pause == pauseMin:
+			d.cfg.Logger.Warn("waiting for the database", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+		pause = min(2*pause, pauseMax)
+	}
+}
+
+func (d *daemon) checkSchema(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	return schema.Check(ctx, d.cfg.Pool, "outbox", "inbox", d.cfg.Name)
+}
