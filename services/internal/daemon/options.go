@@ -1,0 +1,175 @@
+package daemon
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// Options are what every service can be told.
+type Options struct {
+	// DatabaseURL connects as the service's own login role.
+	DatabaseURL string
+	// AMQPURL is the broker's.
+	AMQPURL string
+	// HTTPAddr is where HTTP is served.
+	HTTPAddr string
+	// LogLevel is the lowest level that is logged.
+	LogLevel slog.Level
+
+	health bool
+}
+
+// Setting is one thing that a program can be told: flag over environment over default.
+type Setting struct {
+	// Flag and Env name it.
+	Flag, Env string
+	// Default is used when neither is given.
+	Default string
+	// Wants says what it takes, for people.
+	Wants string
+	// Set takes the value, or returns an error when it is none.
+	Set func(value string) error
+
+	secret bool
+	given  *string
+}
+
+// Text is a setting that takes any text.
+func Text(into *string, flagName, env, fallback, wants string) Setting {
+	return Setting{Flag: flagName, Env: env, Default: fallback, Wants: wants, Set: func(value string) error {
+		*into = value
+		return nil
+	}}
+}
+
+// Whole is a setting that takes a whole number from least to most.
+func Whole(into *int, flagName, env string, fallback, least, most int) Setting {
+	return Setting{
+		Flag: flagName, Env: env, Default: strconv.Itoa(fallback), Wants: fmt.Sprintf("a whole number from %d to %d", least, most),
+		Set: func(value string) error {
+			n, err := strconv.Atoi(value)
+			if err != nil || n < least || n > most {
+				return errValue
+			}
+			*into = n
+			return nil
+		},
+	}
+}
+
+var (
+	errHelp  = errors.New("help was asked for")
+	errValue = errors.New("not a value of this setting")
+)
+
+// common are the settings of Options.
+func (o *Options) common(httpAddr string) []Setting {
+	return []Setting{
+		urlSetting(&o.DatabaseURL, "database", "TW_DATABASE_URL", "postgres://user:password@host:port/database", "postgres", "postgresql"),
+		urlSetting(&o.AMQPURL, "amqp", "TW_AMQP_URL", "amqp://user:password@host:port/vhost", "amqp", "amqps"),
+		{Flag: "http", Env: "TW_HTTP_ADDR", Default: httpAddr, Wants: "host:port or :port", Set: func(value string) error {
+			o.HTTPAddr = value
+			_, _, err := net.SplitHostPort(value)
+			return err
+		}},
+		{Flag: "log-level", Env: "TW_LOG_LEVEL", Default: "info", Wants: "debug, info, warn or error", Set: func(value string) error {
+			return o.LogLevel.UnmarshalText([]byte(value))
+		}},
+	}
+}
+
+func urlSetting(into *string, flagName, env, wants string, schemes ...string) Setting {
+	return Setting{Flag: flagName, Env: env, Wants: wants, secret: true, Set: func(value string) error {
+		u, err := url.Parse(value)
+		if err != nil || u.Host == "" {
+			return errValue
+		}
+		for _, scheme := range schemes {
+			if u.Scheme == scheme {
+				*into = value
+				return nil
+			}
+		}
+		return errValue
+	}}
+}
+
+// parse reads the settings. A bad value is an error of one line that names the variable and what it takes, and
+// never shows a secret.
+func parse(name string, opts *Options, settings []Setting, args []string, getenv func(string) string, out io.Writer) error {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.BoolVar(&opts.health, "health", false, "")
+	for i := range settings {
+		s := &settings[i]
+		fallback := s.Default
+		if v := getenv(s.Env); v != "" {
+			fallback = v
+		}
+		s.given = flags.String(s.Flag, fallback, "")
+	}
+	err := flags.Parse(args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		usage(out, name, settings)
+		return errHelp
+	case err != nil:
+		return fmt.Errorf("%w (%s -help lists the flags)", err, name)
+	case flags.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q (%s -help lists the flags)", flags.Arg(0), name)
+	}
+	return set(settings, opts.health)
+}
+
+// set applies what was given. Who only asks for health needs no more than the address.
+func set(settings []Setting, health bool) error {
+	for _, s := range settings {
+		if health && s.Env != "TW_HTTP_ADDR" {
+			continue
+		}
+		if err := s.Set(*s.given); err == nil {
+			continue
+		}
+		switch {
+		case *s.given == "":
+			return fmt.Errorf("%s (-%s) is not set: want %s", s.Env, s.Flag, s.Wants)
+		case s.secret:
+			return fmt.Errorf("%s (-%s) is no such URL: want %s", s.Env, s.Flag, s.Wants)
+		}
+		return fmt.Errorf("%s (-%s) is %q: want %s", s.Env, s.Flag, *s.given, s.Wants)
+	}
+	return nil
+}
+
+func usage(out io.Writer, name string, settings []Setting) {
+	fmt.Fprintf(out, "%s runs the %s service of TicketWave until SIGINT or SIGTERM.\n\nusage: %s [flags]\n\n", name, name, name)
+	for _, s := range settings {
+		fallback := "required"
+		if !s.secret {
+			fallback = fmt.Sprintf("default %q", s.Default)
+		}
+		fmt.Fprintf(out, "  -%-14s %-18s %s (%s)\n", s.Flag, s.Env, s.Wants, fallback)
+	}
+	fmt.Fprintf(out, "  -%-14s %-18s %s\n\nA flag wins over the environment.\n", "health", "", "ask the service on the -http address whether it is ready, and exit")
+}
+
+// redacted is what was given, without passwords.
+func redacted(settings []Setting) map[string]string {
+	shown := map[string]string{}
+	for _, s := range settings {
+		value := *s.given
+		if u, err := url.Parse(value); err == nil && u.Host != "" && strings.Contains(value, "://") {
+			u.RawQuery = ""
+			value = u.Redacted()
+		}
+		shown[s.Env] = value
+	}
+	return shown
+}
