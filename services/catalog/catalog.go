@@ -1,0 +1,156 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/jcp/ticketwave/contracts"
+	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/services/internal/web"
+)
+
+// Limits of an event, beside those of package contracts.
+const (
+	// MaxPrice is the highest price of one ticket, 1000000.00.
+	MaxPrice contracts.Amount = 100_000_000
+	// lastYear bounds startsAt; it is further than tickets are sold and within what every reader can write.
+	lastYear = 2200
+)
+
+// Event is something with tickets to sell.
+type Event struct {
+	ID       uuid.UUID        `db:"id" json:"eventId"`
+	Name     string           `db:"name" json:"name"`
+	StartsAt time.Time        `db:"starts_at" json:"startsAt"`
+	Price    contracts.Amount `db:"price_minor" json:"price"`
+	Currency string           `db:"currency" json:"currency"`
+	Capacity int              `db:"capacity" json:"capacity"`
+	// Available is how many tickets are left.
+	Available int `db:"available" json:"available"`
+	// Version counts the changes, from 1.
+	Version   int64     `db:"version" json:"version"`
+	CreatedAt time.Time `db:"created_at" json:"createdAt"`
+}
+
+// describes reports whether both are the same event as it was put on sale, whatever was sold since.
+func (e Event) describes(other Event) bool {
+	return e.ID == other.ID && e.Name == other.Name && e.StartsAt.Equal(other.StartsAt) && e.Price == other.Price &&
+		e.Currency == other.Currency && e.Capacity == other.Capacity
+}
+
+// Config of a Service.
+type Config struct {
+	// Pool connects as a role that is a member of catalog_service, outbox_writer and inbox_consumer.
+	Pool *pgxpool.Pool
+	// Logger is slog.Default() if nil.
+	Logger *slog.Logger
+	// Now tells whether an event lies ahead. Default time.Now.
+	Now func() time.Time
+}
+
+// Service is the catalog.
+type Service struct {
+	pool *pgxpool.Pool
+	log  *slog.Logger
+	now  func() time.Time
+}
+
+// New makes a Service. It does not touch the database.
+func New(cfg Config) (*Service, error) {
+	if cfg.Pool == nil {
+		return nil, errors.New("catalog: config has no Pool")
+	}
+	s := &Service{pool: cfg.Pool, log: cfg.Logger, now: cfg.Now}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	return s, nil
+}
+
+// Create puts an event on sale, all of its capacity available, and publishes CatalogEventPublished with it. An id
+// that is there already gives the event as it stands now, and publishes nothing, if the description is the same;
+// another description is a conflict. The fields must be within the limits.
+func (s *Service) Create(ctx context.Context, e Event) (Event, error) {
+	var stored Event
+	err := outbox.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+		stored, err = s.create(ctx, tx, e)
+		return err
+	})
+	return stored, err
+}
+
+func (s *Service) create(ctx context.Context, tx pgx.Tx, e Event) (Event, error) {
+	created, isNew, err := insertEvent(ctx, tx, e)
+	switch {
+	case err != nil:
+		return Event{}, fmt.Errorf("insert event %s: %w", e.ID, err)
+	case !isNew:
+		return existing(ctx, tx, e)
+	case !created.StartsAt.After(s.now()):
+		return Event{}, web.Refused("startsAt", "must lie ahead")
+	}
+	s.log.InfoContext(ctx, logCreated, "event_id", created.ID.String(), "capacity", created.Capacity)
+	return created, outbox.Append(ctx, tx, created.published())
+}
+
+// existing is the event that has e's id already.
+func existing(ctx context.Context, tx pgx.Tx, e Event) (Event, error) {
+	stored, err := eventByID(ctx, tx, e.ID)
+	switch {
+	case err != nil:
+		return Event{}, fmt.Errorf("read event %s: %w", e.ID, err)
+	case !stored.describes(e):
+		return Event{}, web.Conflict("there is another event with the id %s", e.ID)
+	}
+	return stored, nil
+}
+
+// Reserve handles UpdateEventInventory: it takes the tickets if there are enough, and publishes InventoryUpdated or
+// InventoryUpdateRejected. A booking that asked before gets its first answer again and nothing is taken. The
+// request must be valid.
+func (s *Service) Reserve(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory) error {
+	log := s.log.With("event_id", request.EventID, "booking_id", request.BookingID)
+	log.InfoContext(ctx, logProcessing)
+	r, isFirst, err := reserve(ctx, tx, request)
+	if err != nil {
+		return fmt.Errorf("reserve %d of event %s for booking %s: %w", request.QuantityReduced, request.EventID, request.BookingID, err)
+	}
+	r.log(ctx, log, isFirst)
+	answer, published := r.answer()
+	if err := outbox.Append(ctx, tx, answer); err != nil {
+		return fmt.Errorf("answer booking %s: %w", request.BookingID, err)
+	}
+	log.InfoContext(ctx, published)
+	return nil
+}
+
+// reserve claims the booking, then takes its tickets or notes why not.
+func reserve(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory) (r reservation, isFirst bool, err error) {
+	if isFirst, err = claim(ctx, tx, request); err != nil {
+		return r, false, err
+	}
+	if isFirst {
+		taken, err := take(ctx, tx, request)
+		if err != nil {
+			return r, false, err
+		}
+		if !taken {
+			err = refuse(ctx, tx, request)
+		}
+		if err != nil {
+			return r, false, err
+		}
+	}
+	r, err = reservationOf(ctx, tx, request.BookingID)
+	return r, isFirst, err
+}
