@@ -3,8 +3,9 @@
 // # Events
 //
 // An event is a plain struct, in the file of the service that publishes it. Its JSON is camelCase; ids are
-// lower-case UUIDs; times are RFC 3339 in UTC; money is a decimal string ([Amount]) beside an ISO 4217 currency.
-// The JSON schema of each stands in schemas/ and an example in testdata/, and tests hold the three together.
+// lower-case UUIDs; times are RFC 3339, written in UTC and read with any offset; money is a decimal string ([Amount])
+// beside an ISO 4217 currency. The JSON schema of each stands in schemas/ and an example in testdata/, and tests hold
+// the three together.
 //
 // Every event has a Validate method. A consumer calls it after decoding; it fails for a missing or impossible
 // value and names the field. Nothing that Validate refuses may be published.

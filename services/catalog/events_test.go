@@ -185,6 +185,9 @@ func Test200BookingsFor100Tickets(t *testing.T) {
 		if a.Version != int64(i+2) || a.PreviousAvailableTickets != 100-i || a.CurrentAvailableTickets != 99-i {
 			t.Fatalf("answer %d is %+v", i, a)
 		}
+		if i > 0 && a.UpdatedAt.Before(accepted[i-1].UpdatedAt) {
+			t.Fatalf("answer %d is of %s, the one before of %s", i, a.UpdatedAt, accepted[i-1].UpdatedAt)
+		}
 	}
 	s.addsUp(t)
 }
