@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -30,20 +31,21 @@ type readiness struct {
 }
 
 func (d *daemon) readyz(w http.ResponseWriter, r *http.Request) error {
-	err := d.ready(r.Context())
-	if r.URL.Query().Has("verbose") {
-		return d.verbose(w, err)
-	}
-	if err != nil {
-		return err
+	notReady := d.ready(r.Context())
+	switch {
+	case r.URL.Query().Has("verbose"):
+		return d.verbose(w, notReady)
+	case notReady != nil:
+		return notReady
 	}
 	return web.WriteJSON(w, http.StatusOK, map[string]string{"status": "ready"})
 }
 
 func (d *daemon) verbose(w http.ResponseWriter, notReady error) error {
 	answer, status := readiness{Status: "ready", Database: "answers", Broker: d.bus.State()}, http.StatusOK
-	if notReady != nil {
-		answer.Status, answer.Database, status = "not ready", notReady.Error(), http.StatusServiceUnavailable
+	var why *web.Error
+	if errors.As(notReady, &why) {
+		answer.Status, answer.Database, status = "not ready", why.Detail, why.Status
 	}
 	return web.WriteJSON(w, status, answer)
 }

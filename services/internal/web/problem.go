@@ -88,15 +88,19 @@ func unavailable(detail string) *Error {
 	return &Error{Status: http.StatusServiceUnavailable, Detail: detail, RetryAfter: retryAfter}
 }
 
-// databaseAway reports an error that speaks of the database's state and not of the statement.
+// databaseAway reports an error that speaks of the database's state and not of the statement. A connection that was
+// refused is such a state, whatever the reason.
 func databaseAway(err error) bool {
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		return true
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		return awayCode(pg.Code)
 	}
-	var connect *pgconn.ConnectError
 	var network net.Error
-	return errors.As(err, &connect) || errors.As(err, &network) && !errors.Is(err, context.DeadlineExceeded) ||
+	return errors.As(err, &network) && !errors.Is(err, context.DeadlineExceeded) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, puddle.ErrClosedPool) || pgconn.SafeToRetry(err)
 }

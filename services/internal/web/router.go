@@ -78,7 +78,11 @@ func (r *Router) handler(h Handler) http.Handler {
 func (r *Router) fail(w http.ResponseWriter, req *http.Request, err error) {
 	e := explain(err)
 	if e.Status >= 500 {
-		r.cfg.Logger.ErrorContext(req.Context(), "request failed", "method", req.Method, "path", req.URL.Path, "status", e.Status, "error", err.Error())
+		level := slog.LevelError
+		if slices.Contains(quiet, req.URL.Path) {
+			level = slog.LevelDebug // a probe that says no does its work
+		}
+		r.cfg.Logger.Log(req.Context(), level, "request failed", "method", req.Method, "path", req.URL.Path, "status", e.Status, "error", err.Error())
 	}
 	writeProblem(w, req, e)
 }
