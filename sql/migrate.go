@@ -24,7 +24,7 @@ const ahead = 30
 
 // Migrate makes the roles and databases of the plan that are missing and brings every schema up to date. It
 // may be run again and by several processes at once; each returns when everything is there. adminURL is a
-// role that may create databases and roles, in any database of the cluster.
+// role that may create databases and roles, in any database of the cluster, the same one for all processes.
 func Migrate(ctx context.Context, adminURL string, plan Plan, log *slog.Logger) error {
 	if err := plan.validate(); err != nil {
 		return err

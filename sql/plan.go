@@ -55,6 +55,11 @@ func (p Plan) validate() error {
 				return fmt.Errorf("plan of database %q: %q is no lower-case SQL identifier of at most 63 letters", db.Name, name)
 			}
 		}
+		for _, name := range db.Schemas {
+			if _, err := newest(name); err != nil {
+				return fmt.Errorf("plan of database %q: %w", db.Name, err)
+			}
+		}
 		if slices.Contains(db.Schemas, "outbox") && db.Source == "" {
 			return fmt.Errorf("plan of database %q: an outbox needs a source", db.Name)
 		}
