@@ -4,7 +4,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 env=$here/../.run/env
 if [ ! -e "$env" ]; then
-	trap '"$here/stack.sh" down' EXIT
+	trap '"$here/stack.sh" down >/dev/null' EXIT # the program has the last word
 fi
 "$here/stack.sh" up
 set -a

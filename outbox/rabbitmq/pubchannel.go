@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -212,9 +213,9 @@ func (p *Publisher) keepChannel(ctx context.Context) {
 func (p *Publisher) serveChannel(ctx context.Context, c *pubChannel) {
 	stop := context.AfterFunc(ctx, func() { c.abandon() })
 	defer stop()
-	p.lanes <- c
+	p.lanes.add(c)
 	cause := c.read()
-	p.withdraw(c)
+	p.lanes.remove(c)
 	if ctx.Err() != nil {
 		c.end(ErrClosed)
 		return
@@ -226,19 +227,40 @@ func (p *Publisher) serveChannel(ctx context.Context, c *pubChannel) {
 	}
 }
 
-// withdraw takes a dead channel out of the rotation.
-func (p *Publisher) withdraw(dead *pubChannel) {
-	for range cap(p.lanes) {
-		select {
-		case c := <-p.lanes:
-			if c == dead {
-				return
-			}
-			p.lanes <- c
-		default:
-			return
-		}
+// lanes are the channels that can be published on, used in turn.
+type lanes struct {
+	mu   sync.Mutex
+	live []*pubChannel
+	turn int
+	more chan struct{} // closed when a channel is added
+}
+
+func newLanes() *lanes { return &lanes{more: make(chan struct{})} }
+
+func (l *lanes) add(c *pubChannel) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.live = append(l.live, c)
+	close(l.more)
+	l.more = make(chan struct{})
+}
+
+// remove comes after c.dead is closed and before any publication on it fails: who tries again finds another.
+func (l *lanes) remove(c *pubChannel) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.live = slices.DeleteFunc(l.live, func(other *pubChannel) bool { return other == c })
+}
+
+// next is the channel whose turn it is, or nil and what to wait for.
+func (l *lanes) next() (*pubChannel, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.live) == 0 {
+		return nil, l.more
 	}
+	l.turn++
+	return l.live[l.turn%len(l.live)], nil
 }
 
 func lost(cause *amqp.Error) error {

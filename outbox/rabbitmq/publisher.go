@@ -80,7 +80,7 @@ type Publisher struct {
 	line     *line
 	cancel   context.CancelFunc
 	stopping context.Context // ends when Close begins
-	lanes    chan *pubChannel
+	lanes    *lanes
 	workers  sync.WaitGroup
 	active   sync.WaitGroup // calls of Publish
 	closing  sync.RWMutex   // held for writing while closed is set
@@ -103,7 +103,7 @@ func NewPublisher(cfg PublisherConfig, log *slog.Logger) (*Publisher, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &Publisher{cfg: cfg, log: log, line: l, cancel: cancel, stopping: ctx, lanes: make(chan *pubChannel, cfg.Channels), suspects: newSuspects()}
+	p := &Publisher{cfg: cfg, log: log, line: l, cancel: cancel, stopping: ctx, lanes: newLanes(), suspects: newSuspects()}
 	for range cfg.Channels {
 		p.workers.Go(func() { p.keepChannel(ctx) })
 	}
@@ -197,17 +197,20 @@ func (p *Publisher) lane(ctx context.Context) (*pubChannel, error) {
 				return nil, p.gaveUp("blocked: " + state.Reason)
 			}
 		}
-		select {
-		case lane := <-p.lanes:
-			p.lanes <- lane // round robin; never blocks, it has a place for every channel
-			if lane.acquire(ctx) {
-				return lane, nil
+		lane, more := p.lanes.next()
+		if lane == nil {
+			select {
+			case <-more:
+				continue
+			case <-ctx.Done():
+				return nil, p.gaveUp("no channel: " + p.State().Reason)
 			}
-			if ctx.Err() != nil {
-				return nil, p.gaveUp("too many messages wait for their confirms")
-			}
-		case <-ctx.Done():
-			return nil, p.gaveUp("no channel: " + p.State().Reason)
+		}
+		if lane.acquire(ctx) {
+			return lane, nil
+		}
+		if ctx.Err() != nil {
+			return nil, p.gaveUp("too many messages wait for their confirms")
 		}
 	}
 }

@@ -1,0 +1,297 @@
+package rabbitmq_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/outboxtest"
+	"github.com/jcp/ticketwave/outbox/rabbitmq"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+const typ = "shop.orders.placed.v1"
+
+var topology = rabbitmq.Topology{
+	Exchange: "shop.events", TypePrefix: "shop.", Partitions: 2,
+	Queues: []rabbitmq.Queue{{Name: "billing", Types: []string{typ}}},
+}
+
+// newBroker is a vhost with the topology.
+func newBroker(t *testing.T) string {
+	t.Helper()
+	url := outboxtest.NewVHost(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := topology.Apply(ctx, url); err != nil {
+		t.Fatal(err)
+	}
+	return url
+}
+
+func newPublisher(t *testing.T, cfg rabbitmq.PublisherConfig) *rabbitmq.Publisher {
+	t.Helper()
+	if cfg.Exchange == "" {
+		cfg.Exchange = topology.Exchange
+	}
+	p, err := rabbitmq.NewPublisher(cfg, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+func newMessage(n int) *message.Message {
+	id := uuid.Must(uuid.NewV7()).String()
+	msg := message.NewMessage(id, fmt.Appendf(nil, `{"n":%d}`, n))
+	msg.Metadata = message.Metadata{outbox.HeaderID: id, outbox.HeaderType: typ, outbox.HeaderSubject: "k"}
+	return msg
+}
+
+// raw is a plain channel to the broker.
+func raw(t *testing.T, url string) *amqp.Channel {
+	t.Helper()
+	conn, err := amqp.Dial(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ch
+}
+
+// ids takes what is in a queue now and counts its ids.
+func ids(t *testing.T, ch *amqp.Channel, queue string) map[string]int {
+	t.Helper()
+	q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := ch.Consume(queue, "", true, false, false, false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]int{}
+	limit := time.After(30 * time.Second)
+	for range q.Messages {
+		select {
+		case d := <-in:
+			found[d.MessageId]++
+		case <-limit:
+			t.Fatalf("queue %s said it had %d messages and gave %d", queue, q.Messages, len(found))
+		}
+	}
+	return found
+}
+
+func TestEveryOutcomeIsItsOwnMessages(t *testing.T) {
+	t.Parallel()
+	url := newBroker(t)
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: url, InFlight: 300})
+	const messages = 4000
+	var misjudged atomic.Int32
+	var wg sync.WaitGroup
+	for n := range messages {
+		wg.Go(func() {
+			key := topology.RoutingKey(typ, 0)
+			if n%2 == 1 {
+				key = "nobody.listens.v1.0"
+			}
+			err := p.Publish(key, newMessage(n))
+			if n%2 == 0 && err != nil || n%2 == 1 && !errors.Is(err, rabbitmq.ErrUnroutable) {
+				misjudged.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if misjudged.Load() > 0 {
+		t.Errorf("%d of %d messages misjudged", misjudged.Load(), messages)
+	}
+	if got := len(ids(t, raw(t, url), "billing.0")); got != messages/2 {
+		t.Errorf("%d messages in the queue, want %d", got, messages/2)
+	}
+}
+
+func TestAFullQueueRefuses(t *testing.T) {
+	t.Parallel()
+	url := newBroker(t)
+	ch := raw(t, url)
+	_, err := ch.QueueDeclare("tiny", true, false, false, false, amqp.Table{"x-max-length": int64(1), "x-overflow": "reject-publish"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.QueueBind("tiny", "tiny", topology.Exchange, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: url})
+	refused := false
+	for n := 0; n < 100 && !refused; n++ {
+		refused = errors.Is(p.Publish("tiny", newMessage(n)), rabbitmq.ErrRefused)
+	}
+	if !refused {
+		t.Error("a full queue has refused nothing")
+	}
+	if err := p.Publish(topology.RoutingKey(typ, 0), newMessage(0)); err != nil {
+		t.Errorf("another queue: %v", err)
+	}
+}
+
+func TestWhatCannotBeSentStopsNobodyElse(t *testing.T) {
+	t.Parallel()
+	url := newBroker(t)
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: url, MaxBody: 1 << 20})
+	key := topology.RoutingKey(typ, 0)
+	for name, c := range map[string]struct {
+		spoil func(m *message.Message)
+		want  error
+	}{
+		"header name": {func(m *message.Message) { m.Metadata[strings.Repeat("n", 300)] = "v" }, rabbitmq.ErrUnencodable},
+		"type":        {func(m *message.Message) { m.Metadata[outbox.HeaderType] = strings.Repeat("t", 300) }, rabbitmq.ErrUnencodable},
+		"headers":     {func(m *message.Message) { m.Metadata["h"] = strings.Repeat("v", 200_000) }, rabbitmq.ErrTooLarge},
+		"body":        {func(m *message.Message) { m.Payload = make([]byte, 1<<20+1) }, rabbitmq.ErrTooLarge},
+	} {
+		bad := newMessage(0)
+		c.spoil(bad)
+		if err := p.Publish(key, newMessage(1), bad, newMessage(2)); !errors.Is(err, c.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: error is %v, want %v alone", name, err, c.want)
+		}
+	}
+	large := newMessage(3)
+	large.Payload = make([]byte, 1<<20)
+	large.Metadata["h"] = strings.Repeat("v", 100_000)
+	if err := p.Publish(key, large); err != nil {
+		t.Errorf("the largest message: %v", err)
+	}
+	if got := len(ids(t, raw(t, url), "billing.0")); got != 9 {
+		t.Errorf("%d messages arrived, want 9", got)
+	}
+}
+
+// expiring sets a property that the broker closes the channel for when it is no number.
+type expiring struct{ rabbitmq.Marshaler }
+
+func (m expiring) Marshal(msg *message.Message) (amqp.Publishing, error) {
+	p, err := m.Marshaler.Marshal(msg)
+	p.Expiration = msg.Metadata["expiration"]
+	return p, err
+}
+
+func TestTheMessageThatBreaksItsChannelIsFound(t *testing.T) {
+	t.Parallel()
+	url := newBroker(t)
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: url, Marshaler: expiring{}})
+	key := topology.RoutingKey(typ, 0)
+	bad := newMessage(0)
+	bad.Metadata["expiration"] = "soon"
+	var wg sync.WaitGroup
+	for n := range 50 {
+		wg.Go(func() {
+			msg := newMessage(n)
+			for err := error(rabbitmq.ErrUnavailable); err != nil; err = p.Publish(key, msg) {
+				if !errors.Is(err, rabbitmq.ErrUnavailable) {
+					t.Errorf("message %d: %v", n, err)
+					return
+				}
+			}
+		})
+	}
+	var err error
+	for range 10 {
+		if err = p.Publish(key, bad); !errors.Is(err, rabbitmq.ErrUnavailable) {
+			break
+		}
+	}
+	wg.Wait()
+	if !errors.Is(err, rabbitmq.ErrUnencodable) {
+		t.Errorf("the culprit's error is %v, want ErrUnencodable", err)
+	}
+}
+
+func TestCutConnectionsLoseNoConfirmedMessage(t *testing.T) {
+	t.Parallel()
+	url := newBroker(t)
+	between := newProxy(t, url)
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: between.url, Timeout: 20 * time.Second})
+	const writers, each = 50, 20
+	var confirmed sync.Map
+	var done atomic.Int32
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for n := range each {
+				msg := newMessage(n)
+				for p.Publish(topology.RoutingKey(typ, 0), msg) != nil {
+				}
+				confirmed.Store(msg.UUID, true)
+				done.Add(1)
+			}
+		})
+	}
+	for cut := range int32(8) {
+		outboxtest.Eventually(t, time.Minute, func() bool { return done.Load() > cut*writers*each/10 }, "no progress after %d cuts", cut)
+		between.cut()
+	}
+	wg.Wait()
+	found := ids(t, raw(t, url), "billing.0")
+	confirmed.Range(func(id, _ any) bool {
+		if found[id.(string)] == 0 {
+			t.Errorf("message %s was confirmed and is not there", id)
+		}
+		return true
+	})
+}
+
+func TestASilentBrokerHangsNobody(t *testing.T) {
+	t.Parallel()
+	url := newBroker(t)
+	between := newProxy(t, url)
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: between.url, Timeout: time.Second})
+	if err := p.Publish(topology.RoutingKey(typ, 0), newMessage(0)); err != nil {
+		t.Fatal(err)
+	}
+	between.stall()
+	if err := p.Publish(topology.RoutingKey(typ, 0), newMessage(1)); !errors.Is(err, rabbitmq.ErrUnavailable) {
+		t.Errorf("error is %v, want ErrUnavailable", err)
+	}
+	closed := make(chan struct{})
+	go func() {
+		_ = p.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(30 * time.Second):
+		t.Fatal("Close does not end")
+	}
+	if err := p.Publish(topology.RoutingKey(typ, 0), newMessage(2)); !errors.Is(err, rabbitmq.ErrClosed) {
+		t.Errorf("error is %v, want ErrClosed", err)
+	}
+}
+
+func TestNoBrokerAtAll(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: "amqp://u:secret@127.0.0.1:1/", Exchange: "e", Timeout: 300 * time.Millisecond})
+	err := p.Publish("k", newMessage(0))
+	if !errors.Is(err, rabbitmq.ErrUnavailable) || strings.Contains(err.Error(), "secret") {
+		t.Errorf("error is %v, want ErrUnavailable without a password", err)
+	}
+	if s := p.State(); s.Connected || s.Reason == "" {
+		t.Errorf("state is %+v", s)
+	}
+}
