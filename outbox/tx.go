@@ -65,20 +65,29 @@ func inTxOnce(ctx context.Context, db DB, fn func(tx pgx.Tx) error) (wrote bool,
 	if err := fn(tx); err != nil {
 		return false, err
 	}
+	if err := ctx.Err(); err != nil { // known before COMMIT goes out, unknown after
+		return false, fmt.Errorf("commit: %w", err)
+	}
 	committed = true
 	return tx.wrote.Load(), commit(ctx, raw)
 }
 
 func commit(ctx context.Context, tx pgx.Tx) error {
 	err := tx.Commit(ctx)
-	var refused *pgconn.PgError
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &refused), errors.Is(err, pgx.ErrTxCommitRollback), errors.Is(err, pgx.ErrTxClosed):
+	case refused(err), errors.Is(err, pgx.ErrTxCommitRollback), errors.Is(err, pgx.ErrTxClosed):
 		return fmt.Errorf("commit: %w", err)
 	}
 	return fmt.Errorf("%w: %w", ErrCommitUnknown, err)
+}
+
+// refused reports that the server answered with an error and lives on. A FATAL one, which ends the session, may
+// follow a commit that took effect: a server told to stop while it waits for its standbys sends one.
+func refused(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.SeverityUnlocalized == "ERROR"
 }
 
 // rollback gives the connection back even when ctx has ended.
