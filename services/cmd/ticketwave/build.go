@@ -1,0 +1,35 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/jcp/ticketwave/services/booking"
+	"github.com/jcp/ticketwave/services/catalog"
+	"github.com/jcp/ticketwave/services/internal/daemon"
+	"github.com/jcp/ticketwave/services/notification"
+	"github.com/jcp/ticketwave/services/payment"
+)
+
+// build makes one of the four services. url is where it answers.
+func build(service string, opts options, pool *pgxpool.Pool, log *slog.Logger, url string) (daemon.Service, error) {
+	switch service {
+	case "booking":
+		return booking.New(booking.Config{Pool: pool, Logger: log, MaxTickets: opts.MaxTickets})
+	case "catalog":
+		return catalog.New(catalog.Config{Pool: pool, Logger: log})
+	case "payment":
+		base := opts.PaymentURL
+		if base == "" {
+			base = url
+		}
+		return payment.New(payment.Config{Pool: pool, Logger: log, BaseURL: base})
+	case "notification":
+		return notification.New(notification.Config{
+			Pool: pool, Logger: log, SMTPAddr: opts.SMTPAddr, MailDir: opts.MailDir, From: opts.MailFrom,
+		})
+	}
+	return nil, fmt.Errorf("there is no service %q", service)
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+
+	schema "github.com/jcp/ticketwave/sql"
+)
+
+// options are read from the environment; see usage.
+type options struct {
+	PostgresURL   string
+	AMQPURL       string
+	ManagementURL string
+	Password      string
+	Prefix        string
+	LogLevel      slog.Level
+	SMTPAddr      string
+	MailDir       string
+	MailFrom      string
+	MaxTickets    int
+	PaymentURL    string
+	Ports         []string // in the order of schema.Services
+}
+
+func parse(getenv func(string) string) (options, error) {
+	get := func(name, fallback string) string {
+		if v := getenv(name); v != "" {
+			return v
+		}
+		return fallback
+	}
+	o := options{
+		PostgresURL: get("TW_POSTGRES_URL", ""), AMQPURL: get("TW_AMQP_URL", ""), ManagementURL: get("TW_RABBITMQ_MANAGEMENT_URL", ""),
+		Password: get("TW_SERVICE_PASSWORD", ""), Prefix: get("TW_DATABASE_PREFIX", schema.DefaultPrefix),
+		SMTPAddr: get("TW_SMTP_ADDR", ""), MailDir: get("TW_MAIL_DIR", ".run/mail"), MailFrom: get("TW_MAIL_FROM", ""),
+		PaymentURL: get("TW_PAYMENT_URL", ""), Ports: strings.Split(get("TW_HTTP_PORTS", "5001,5002,5003,5004"), ","),
+	}
+	if err := o.LogLevel.UnmarshalText([]byte(get("TW_LOG_LEVEL", "info"))); err != nil {
+		return o, fmt.Errorf("TW_LOG_LEVEL is %q: want debug, info, warn or error", getenv("TW_LOG_LEVEL"))
+	}
+	tickets := get("TW_MAX_TICKETS", "10")
+	n, err := strconv.Atoi(tickets)
+	if err != nil || n < 1 || n > 1000 {
+		return o, fmt.Errorf("TW_MAX_TICKETS is %q: want a number from 1 to 1000", tickets)
+	}
+	o.MaxTickets = n
+	return o, o.check()
+}
+
+func (o options) check() error {
+	const upFirst = "; \"make up\" starts one and writes .run/env"
+	if err := checkURL(o.PostgresURL, "postgres", "postgresql"); err != nil {
+		return errors.New("TW_POSTGRES_URL: want postgres://user:password@host:port/database" + upFirst)
+	}
+	if err := checkURL(o.AMQPURL, "amqp", "amqps"); err != nil {
+		return errors.New("TW_AMQP_URL: want amqp://user:password@host:port/vhost" + upFirst)
+	}
+	if err := checkURL(o.ManagementURL, "http", "https"); o.ManagementURL != "" && err != nil {
+		return errors.New("TW_RABBITMQ_MANAGEMENT_URL: want http://user:password@host:port")
+	}
+	if o.Password == "" {
+		return errors.New("TW_SERVICE_PASSWORD: want the password to give to the services' database roles")
+	}
+	if o.SMTPAddr != "" {
+		if _, _, err := net.SplitHostPort(o.SMTPAddr); err != nil {
+			return fmt.Errorf("TW_SMTP_ADDR is %q: want host:port", o.SMTPAddr)
+		}
+	}
+	if len(o.Ports) != len(schema.Services) {
+		return fmt.Errorf("TW_HTTP_PORTS has %d ports: want %d, separated by commas", len(o.Ports), len(schema.Services))
+	}
+	for _, port := range o.Ports {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 && port != "0" {
+			return fmt.Errorf("TW_HTTP_PORTS: %q is no port: want numbers from 0 to 65535", port)
+		}
+	}
+	return nil
+}
+
+func checkURL(address string, schemes ...string) error {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" {
+		return errors.New("not a URL")
+	}
+	for _, scheme := range schemes {
+		if u.Scheme == scheme {
+			return nil
+		}
+	}
+	return errors.New("not one of " + strings.Join(schemes, ", "))
+}
+
+// plan is which databases there are.
+func (o options) plan() schema.Plan { return schema.TicketWave(o.Prefix, o.Password) }
+
+// databaseURL connects to a service's database as one of its roles.
+func (o options) databaseURL(service, login string) (string, error) {
+	return schema.URL(o.PostgresURL, o.Prefix+service, o.Prefix+login, o.Password)
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/jcp/ticketwave/services/internal/daemon"
+)
+
+// exampleEvent is what the documentation books tickets for.
+const exampleEvent = "123e4567-e89b-12d3-a456-426614174000"
+
+// runAll runs everything in the foreground until ctx ends. What is committed then is relayed by the next run.
+func runAll(ctx context.Context, opts options) error {
+	listeners, err := listen(opts)
+	if err != nil {
+		return err
+	}
+	log := daemon.NewLogger(os.Stderr, opts.LogLevel, "ticketwave")
+	if err := errors.Join(migrateWith(ctx, opts, log), applyWith(ctx, opts, log)); err != nil {
+		for _, l := range listeners {
+			err = errors.Join(err, l.Close())
+		}
+		return err
+	}
+	h := &house{opts: opts, logs: os.Stderr, listeners: listeners}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		defer cancel()
+		ended <- h.run(ctx)
+	}()
+	if err := h.welcome(ctx); err != nil && ctx.Err() == nil {
+		cancel()
+		return errors.Join(err, <-ended)
+	}
+	err = <-ended
+	if err == nil {
+		fmt.Println("stopped; nothing in flight was lost")
+	}
+	return err
+}
+
+// welcome makes sure that the documented request works, and shows it.
+func (h *house) welcome(ctx context.Context) error {
+	waiting, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	event := map[string]any{
+		"eventId": exampleEvent, "name": "TicketWave opening night", "startsAt": "2099-06-01T19:00:00Z",
+		"price": "25.00", "currency": "EUR", "capacity": 100_000,
+	}
+	err := until(waiting, "the catalog to take the example event", func() (bool, error) {
+		err := call(waiting, http.MethodPost, h.url("catalog")+"/api/events", event, nil)
+		return err == nil || isStatus(err, http.StatusConflict), err
+	})
+	if err != nil {
+		return err
+	}
+	if err := until(waiting, "booking to hear of the example event", func() (bool, error) { return h.knows(waiting, exampleEvent) }); err != nil {
+		return err
+	}
+	fmt.Printf(`
+TicketWave is running.
+
+  booking       %s/api/bookings
+  catalog       %s/api/events
+  payment       %s/api/payments?bookingId=
+  notification  %s/api/notifications?bookingId=
+
+Book two tickets:
+
+  curl -i -H 'Content-Type: application/json' \
+    -d '{"eventId":"%s","userId":"test-user-123","ticketCount":2}' \
+    %s/api/example/create-booking-with-flow
+
+Ctrl-C stops it.
+
+`, h.url("booking"), h.url("catalog"), h.url("payment"), h.url("notification"), exampleEvent, h.url("booking"))
+	return nil
+}
+
+// knows reports whether booking's read model has the event.
+func (h *house) knows(ctx context.Context, event string) (found bool, err error) {
+	url, err := h.opts.databaseURL("booking", "booking")
+	if err != nil {
+		return false, err
+	}
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM booking.events WHERE id = $1::uuid)`, event).Scan(&found)
+	return found, err
+}
