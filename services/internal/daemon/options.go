@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -43,7 +44,15 @@ type Setting struct {
 
 // Text is a setting that takes any text.
 func Text(into *string, flagName, env, fallback, wants string) Setting {
+	return Checked(into, flagName, env, fallback, wants, func(string) bool { return true })
+}
+
+// Checked is a setting that takes a text for which ok is true.
+func Checked(into *string, flagName, env, fallback, wants string, ok func(value string) bool) Setting {
 	return Setting{Flag: flagName, Env: env, Default: fallback, Wants: wants, Set: func(value string) error {
+		if !ok(value) {
+			return errValue
+		}
 		*into = value
 		return nil
 	}}
@@ -86,19 +95,15 @@ func (o *Options) common(httpAddr string) []Setting {
 }
 
 func urlSetting(into *string, flagName, env, wants string, schemes ...string) Setting {
-	return Setting{Flag: flagName, Env: env, Wants: wants, secret: true, Set: func(value string) error {
-		u, err := url.Parse(value)
-		if err != nil || u.Host == "" {
-			return errValue
-		}
-		for _, scheme := range schemes {
-			if u.Scheme == scheme {
-				*into = value
-				return nil
-			}
-		}
-		return errValue
-	}}
+	s := Checked(into, flagName, env, "", wants, func(value string) bool { return IsURL(value, schemes...) })
+	s.secret = true
+	return s
+}
+
+// IsURL reports whether the text is a URL with a host and one of the schemes.
+func IsURL(value string, schemes ...string) bool {
+	u, err := url.Parse(value)
+	return err == nil && u.Host != "" && slices.Contains(schemes, u.Scheme)
 }
 
 // parse reads the settings. A bad value is an error of one line that names the variable and what it takes, and
