@@ -3,6 +3,8 @@ package main
 
 import (
 	"log/slog"
+	"net"
+	"net/mail"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -17,7 +19,17 @@ func main() {
 		return notification.New(cfg)
 	}
 	daemon.Main("notification", ":5004", build,
-		daemon.Text(&cfg.SMTPAddr, "smtp", "TW_SMTP_ADDR", "", "host:port of a mail server; without one mails become files"),
+		daemon.Checked(&cfg.SMTPAddr, "smtp", "TW_SMTP_ADDR", "", "host:port of a mail server, or nothing: then mails become files", isSMTPAddr),
 		daemon.Text(&cfg.MailDir, "mail-dir", "TW_MAIL_DIR", notification.DefaultMailDir, "the directory for those files"),
-		daemon.Text(&cfg.From, "mail-from", "TW_MAIL_FROM", notification.DefaultFrom, "the sender, an e-mail address"))
+		daemon.Checked(&cfg.From, "mail-from", "TW_MAIL_FROM", notification.DefaultFrom, "the sender, an e-mail address", isAddress))
+}
+
+func isSMTPAddr(value string) bool {
+	host, port, err := net.SplitHostPort(value)
+	return value == "" || err == nil && host != "" && port != ""
+}
+
+func isAddress(value string) bool {
+	_, err := mail.ParseAddress(value)
+	return err == nil
 }

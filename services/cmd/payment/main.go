@@ -17,5 +17,7 @@ func main() {
 		return payment.New(cfg)
 	}
 	daemon.Main("payment", ":5003", build,
-		daemon.Text(&cfg.BaseURL, "payment-url", "TW_PAYMENT_URL", payment.DefaultBaseURL, "the URL that payment pages begin with"))
+		daemon.Checked(&cfg.BaseURL, "payment-url", "TW_PAYMENT_URL", payment.DefaultBaseURL,
+			"the http or https URL that payment pages begin with",
+			func(value string) bool { return daemon.IsURL(value, "http", "https") }))
 }
