@@ -39,6 +39,7 @@ require (
 	github.com/jcp/ticketwave/sql v0.0.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/rabbitmq/amqp091-go v1.16.0
+	pgregory.net/rapid v1.3.0
 )
 
 replace github.com/jcp/ticketwave/sql => ../sql

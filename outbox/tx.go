@@ -44,7 +44,7 @@ func InTx(ctx context.Context, db DB, fn func(tx pgx.Tx) error) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(pause/2 + rand.N(pause)): //nolint:gosec // jitter
+		case <-time.After(pause/2 + rand.N(pause)):
 		}
 		pause *= 2
 	}
