@@ -65,17 +65,19 @@ func (s *session) introduce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.conn.QueryRow(ctx, `
-		WITH known AS (
-			INSERT INTO outbox.identity (system_identifier, database_oid, timeline) VALUES ($1, $2, $3)
-			ON CONFLICT (singleton) DO NOTHING
-			RETURNING system_identifier, database_oid, timeline
-		)
-		SELECT system_identifier, database_oid, timeline FROM known
-		UNION ALL
-		SELECT system_identifier, database_oid, timeline FROM outbox.identity
-		LIMIT 1`, now.SystemIdentifier, now.DatabaseOID, now.Timeline,
+	_, err = s.conn.Exec(ctx, `
+		INSERT INTO outbox.identity (system_identifier, database_oid, timeline) VALUES ($1, $2, $3)
+		ON CONFLICT (singleton) DO NOTHING`, now.SystemIdentifier, now.DatabaseOID, now.Timeline)
+	if err != nil {
+		return fmt.Errorf("store the identity: %w", err)
+	}
+	// A statement of its own: it must see a row that another partition's session has just stored.
+	err = s.conn.QueryRow(ctx, `SELECT system_identifier, database_oid, timeline FROM outbox.identity`,
 	).Scan(&s.known.SystemIdentifier, &s.known.DatabaseOID, &s.known.Timeline)
+	if err != nil {
+		return fmt.Errorf("read the identity: %w", err)
+	}
+	return nil
 }
 
 // detached gives a statement its deadline; it outlives the lease, so that a statement under way ends cleanly.

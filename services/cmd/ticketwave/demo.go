@@ -98,6 +98,9 @@ type bookingView struct {
 
 // journey is the demo's story.
 func (h *house) journey(ctx context.Context, watch *watcher) (summary string, err error) {
+	if err := h.ready(ctx); err != nil {
+		return "", err
+	}
 	event, err := h.publishEvent(ctx, watch)
 	if err != nil {
 		return "", err
@@ -130,12 +133,8 @@ func (h *house) publishEvent(ctx context.Context, watch *watcher) (id string, er
 	waiting, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	fmt.Printf("POST %s/api/events   100 tickets at 25.00 EUR\n", h.url("catalog"))
-	err = until(waiting, "the catalog", func() (bool, error) {
-		watch.restart()
-		err := call(waiting, http.MethodPost, h.url("catalog")+"/api/events", event, nil)
-		return err == nil, err
-	})
-	if err != nil {
+	watch.restart()
+	if err := call(waiting, http.MethodPost, h.url("catalog")+"/api/events", event, nil); err != nil {
 		return id, err
 	}
 	return id, until(waiting, "booking to hear of the event", func() (bool, error) {

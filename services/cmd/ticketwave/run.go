@@ -56,11 +56,12 @@ func (h *house) welcome(ctx context.Context) error {
 		"eventId": exampleEvent, "name": "TicketWave opening night", "startsAt": "2099-06-01T19:00:00Z",
 		"price": "25.00", "currency": "EUR", "capacity": 100_000,
 	}
-	err := until(waiting, "the catalog to take the example event", func() (bool, error) {
-		err := call(waiting, http.MethodPost, h.url("catalog")+"/api/events", event, nil)
-		return err == nil || isStatus(err, http.StatusConflict), err
-	})
-	if err != nil {
+	if err := h.ready(waiting); err != nil {
+		return err
+	}
+	// A conflict means that it was put on sale before with another description, which is as good.
+	err := call(waiting, http.MethodPost, h.url("catalog")+"/api/events", event, nil)
+	if err != nil && !isStatus(err, http.StatusConflict) {
 		return err
 	}
 	if err := until(waiting, "booking to hear of the example event", func() (bool, error) { return h.knows(waiting, exampleEvent) }); err != nil {
@@ -83,6 +84,20 @@ Book two tickets:
 Ctrl-C stops it.
 
 `, h.url("booking"), h.url("catalog"), h.url("payment"), h.url("notification"), exampleEvent, h.url("booking"))
+	return nil
+}
+
+// ready waits until every service can work.
+func (h *house) ready(ctx context.Context) error {
+	for service := range h.listeners {
+		err := until(ctx, service+" to be ready", func() (bool, error) {
+			err := call(ctx, http.MethodGet, h.url(service)+"/readyz?verbose", nil, nil)
+			return err == nil, err
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
