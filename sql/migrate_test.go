@@ -22,7 +22,7 @@ const childPrefix, childURL = "TW_TEST_MIGRATE_PREFIX", "TW_TEST_MIGRATE_URL"
 
 func migrateAsChild(prefix string) int {
 	log := slog.New(slog.NewTextHandler(os.Stdout, nil))
-	if err := schema.Migrate(context.Background(), os.Getenv(childURL), planOf(prefix), log); err != nil {
+	if err := schema.Migrate(context.Background(), os.Getenv(childURL), schema.TicketWave(prefix, password), log); err != nil {
 		fmt.Println("error:", err)
 		return 1
 	}

@@ -62,14 +62,8 @@ func lookup(file, name string) string {
 // fresh is the plan of the four services under names that nobody else has. What it makes is dropped at the end.
 func fresh(t *testing.T) schema.Plan {
 	t.Helper()
-	plan := planOf("tw_sql_" + strings.ToLower(rand.Text())[:10] + "_")
+	plan := schema.TicketWave("tw_sql_"+strings.ToLower(rand.Text())[:10]+"_", password)
 	dropAtEnd(t, plan)
-	return plan
-}
-
-func planOf(prefix string) schema.Plan {
-	plan := schema.TicketWave(prefix, password)
-	plan.Databases = plan.Databases[:2]
 	return plan
 }
 
