@@ -33,7 +33,7 @@ func (w *worker) handle(ctx context.Context, d delivery) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("interrupted: %w", err)
-		case <-time.After(pause/2 + rand.N(pause)): //nolint:gosec // jitter
+		case <-time.After(pause/2 + rand.N(pause)):
 		}
 	}
 }
@@ -119,7 +119,7 @@ func (w *worker) failure(attempts int, cause error) failure {
 	return failure{
 		attempts: attempts, class: class, text: clip(cause.Error(), 2000), fingerprint: fingerprint(cause), build: w.cfg.Build,
 		parked: class == classPermanent || attempts >= w.cfg.MaxAttempts,
-		pause:  pause/2 + rand.N(pause/2+1), //nolint:gosec // jitter
+		pause:  pause/2 + rand.N(pause/2+1),
 	}
 }
 

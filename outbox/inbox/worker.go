@@ -118,7 +118,7 @@ func (b *backoff) wait(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():
 		return false
-	case <-time.After(b.pause/2 + rand.N(b.pause/2)): //nolint:gosec // jitter
+	case <-time.After(b.pause/2 + rand.N(b.pause/2)):
 		return true
 	}
 }

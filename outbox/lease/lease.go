@@ -314,7 +314,7 @@ func (m *member) keepWorking(ctx context.Context, held Held) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pause/2 + rand.N(pause)): //nolint:gosec // jitter
+		case <-time.After(pause/2 + rand.N(pause)):
 		}
 		pause = min(2*pause, most)
 	}

@@ -49,7 +49,7 @@ func NewDatabase(tb testing.TB, source string, schemas ...string) *Database {
 	db.RelayURL = mustURL(tb, servers.PostgresURL, db.Name, template.Login+"_relay")
 	db.Pool = NewPool(tb, db.AdminURL)
 	tb.Cleanup(func() {
-		db.Pool.Close()
+		db.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		exec(ctx, tb, servers.PostgresURL, `DROP DATABASE IF EXISTS `+db.Name+` WITH (FORCE)`)

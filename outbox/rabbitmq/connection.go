@@ -224,7 +224,7 @@ func reason(err error) string {
 
 // wait pauses with jitter; false when ctx ended instead.
 func wait(ctx context.Context, pause time.Duration) bool {
-	timer := time.NewTimer(pause/2 + rand.N(pause)) //nolint:gosec // jitter
+	timer := time.NewTimer(pause/2 + rand.N(pause))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():

@@ -203,7 +203,7 @@ func TestTheMessageThatBreaksItsChannelIsFound(t *testing.T) {
 	for n := range 50 {
 		wg.Go(func() {
 			msg := newMessage(n)
-			for err := error(rabbitmq.ErrUnavailable); err != nil; err = p.Publish(key, msg) {
+			for err := rabbitmq.ErrUnavailable; err != nil; err = p.Publish(key, msg) {
 				if !errors.Is(err, rabbitmq.ErrUnavailable) {
 					t.Errorf("message %d: %v", n, err)
 					return

@@ -345,7 +345,7 @@ func (p *pump) retry(e *entry, err error) {
 	e.delivery = nil
 	pause := min(p.cfg.RetryMin<<min(e.attempts-1, 16), p.cfg.RetryMax)
 	again := p.again
-	time.AfterFunc(pause/2+rand.N(pause/2+1), func() { again <- e }) //nolint:gosec // jitter
+	time.AfterFunc(pause/2+rand.N(pause/2+1), func() { again <- e })
 }
 
 // advance drops the finished entries at the head and moves the cursor to the last of them.

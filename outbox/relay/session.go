@@ -72,8 +72,7 @@ func (s *session) introduce(ctx context.Context) error {
 		return fmt.Errorf("store the identity: %w", err)
 	}
 	// A statement of its own: it must see a row that another partition's session has just stored.
-	err = s.conn.QueryRow(ctx, `SELECT system_identifier, database_oid, timeline FROM outbox.identity`,
-	).Scan(&s.known.SystemIdentifier, &s.known.DatabaseOID, &s.known.Timeline)
+	err = s.conn.QueryRow(ctx, `SELECT system_identifier, database_oid, timeline FROM outbox.identity`).Scan(&s.known.SystemIdentifier, &s.known.DatabaseOID, &s.known.Timeline)
 	if err != nil {
 		return fmt.Errorf("read the identity: %w", err)
 	}

@@ -104,7 +104,7 @@ func (d *Daemon) awaitTopology(ctx context.Context) (rabbitmq.Topology, error) {
 		select {
 		case <-ctx.Done():
 			return topology, ctx.Err()
-		case <-time.After(pause/2 + rand.N(pause)): //nolint:gosec // jitter
+		case <-time.After(pause/2 + rand.N(pause)):
 		}
 	}
 }

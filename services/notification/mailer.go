@@ -77,7 +77,7 @@ func (f files) send(_ context.Context, l letter) error {
 	if err != nil {
 		return fmt.Errorf("mail file: %w", err)
 	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // gone after the rename
+	defer func() { _ = os.Remove(tmp.Name()) }() // gone after the rename
 	_, err = tmp.Write(document.Bytes())
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return fmt.Errorf("write mail file: %w", err)

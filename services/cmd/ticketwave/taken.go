@@ -49,7 +49,7 @@ func listeningInodes(port string) []string {
 				inodes = append(inodes, field[9])
 			}
 		}
-		f.Close()
+		_ = f.Close()
 	}
 	return inodes
 }
