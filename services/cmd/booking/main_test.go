@@ -28,20 +28,20 @@ func TestMain(m *testing.M) {
 
 // output is what a process writes, read while it runs.
 type output struct {
-	mu sync.Mutex
-	bytes.Buffer
+	mu  sync.Mutex
+	buf bytes.Buffer
 }
 
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.Buffer.Write(b)
+	return o.buf.Write(b)
 }
 
 func (o *output) text() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.String()
+	return o.buf.String()
 }
 
 func program(t *testing.T, env []string, args ...string) (*exec.Cmd, *output) {
