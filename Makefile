@@ -22,7 +22,7 @@ demo: build ## book a ticket and watch it travel through everything; ends by its
 	@deploy/with-stack.sh $(BIN)/ticketwave demo
 
 run: build up ## run all services in the foreground on ports 5001 to 5004, until Ctrl-C
-	@$(ENV); exec $(BIN)/ticketwave run
+	@$(ENV); exec deploy/foreground.sh $(BIN)/ticketwave run
 
 up: ## start PostgreSQL and RabbitMQ, or find them, and write .run/env
 	@deploy/stack.sh up
