@@ -1,15 +1,9 @@
 #!/usr/bin/env bash
-# Runs a program as the terminal's foreground job, so that Ctrl-C reaches it alone and its exit status is what counts,
-# not that make was interrupted. A signal to this shell is passed on.
+# Runs a program; at a terminal as a foreground job of its own, so that Ctrl-C reaches it and not make, whose status
+# would then be that of an interruption.
+if [ ! -t 0 ]; then
+	exec "$@"
+fi
 set -m
 "$@" &
-trap 'kill -INT %1 2>/dev/null' INT TERM HUP
-if [ -t 0 ]; then
-	fg >/dev/null
-	exit
-fi
-while :; do
-	wait %1
-	status=$?
-	kill -0 %1 2>/dev/null || exit "$status"
-done
+fg >/dev/null
