@@ -66,7 +66,8 @@ func subscribeStock(t *testing.T, db *outboxtest.Database, group, topic string) 
 func take(t *testing.T, from <-chan *message.Message, n int) []*message.Message {
 	t.Helper()
 	var got []*message.Message
-	limit := time.After(30 * time.Second)
+	// Long: the stock subscriber waits for every write transaction of the cluster, those of other tests too.
+	limit := time.After(3 * time.Minute)
 	for len(got) < n {
 		select {
 		case msg := <-from:
