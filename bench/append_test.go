@@ -31,9 +31,8 @@ type step struct {
 func (step) EventType() string  { return "bench.bookings.step.v1" }
 func (s step) EventKey() string { return s.Booking }
 
-// BenchmarkAppend compares transactions that insert a booking: without events, with three of them, and with three
-// while the trigger draws the id without the lock on the key (which gives up order per key, and shows what the lock
-// costs). The variants alternate in one run.
+// BenchmarkAppend compares transactions that insert a booking: without events, and with three of them. The
+// variants alternate in one run.
 func BenchmarkAppend(b *testing.B) {
 	db := outboxtest.NewDatabase(b, "bench")
 	config := db.Config()
@@ -44,23 +43,14 @@ func BenchmarkAppend(b *testing.B) {
 	}
 	defer pool.Close()
 	must(b, pool, `CREATE TABLE public.bookings (id uuid PRIMARY KEY, event_id uuid, user_id uuid, tickets int, created_at timestamptz DEFAULT now())`)
-	must(b, pool, `
-		CREATE FUNCTION public.unlocked_id() RETURNS trigger LANGUAGE plpgsql AS $$
-		BEGIN NEW.id := nextval('outbox.message_id'); RETURN NEW; END $$`)
-	const trigger = `DROP TRIGGER assign_id ON outbox.messages; CREATE TRIGGER assign_id BEFORE INSERT ON outbox.messages FOR EACH ROW EXECUTE FUNCTION `
 	variants := []struct {
-		name, prepare string
-		events        int
-	}{
-		{"no events", trigger + `outbox.assign_id()`, 0},
-		{"three events", trigger + `outbox.assign_id()`, 3},
-		{"three events, no key lock", trigger + `public.unlocked_id()`, 3},
-	}
+		name   string
+		events int
+	}{{"no events", 0}, {"three events", 3}}
 	rates := make([]float64, len(variants))
 	for b.Loop() {
 		for range rounds {
 			for i, v := range variants {
-				must(b, pool, v.prepare)
 				rates[i] += float64(transactions(b, pool, v.events)) / round.Seconds() / rounds
 			}
 		}
@@ -69,7 +59,6 @@ func BenchmarkAppend(b *testing.B) {
 		b.Logf("%-28s %8.0f transactions/s  %.2f of no events", v.name, rates[i]/float64(b.N), rates[i]/rates[0])
 	}
 	b.ReportMetric(rates[1]/rates[0], "three/none")
-	b.ReportMetric(rates[1]/rates[2], "locked/unlocked")
 }
 
 // transactions counts what the clients commit in one round.

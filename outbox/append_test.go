@@ -163,7 +163,6 @@ func TestWritersMayAppendAndNoMore(t *testing.T) {
 	const row = `gen_random_uuid(), 't', 'k', '{}'`
 	for name, c := range map[string]struct{ statement, code string }{
 		"plain insert":        {`INSERT INTO outbox.messages (uuid, topic, key, payload) VALUES (` + row + `)`, ""},
-		"choose id":           {`INSERT INTO outbox.messages (uuid, topic, key, payload, id) VALUES (` + row + `, 1)`, "42501"},
 		"choose transaction":  {`INSERT INTO outbox.messages (uuid, topic, key, payload, transaction_id) VALUES (` + row + `, '1')`, "42501"},
 		"choose partition":    {`INSERT INTO outbox.messages (uuid, topic, key, payload, partition) VALUES (` + row + `, 1)`, "428C9"},
 		"choose time":         {`INSERT INTO outbox.messages (uuid, topic, key, payload, created_at) VALUES (` + row + `, now())`, "42501"},

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // ErrCommitUnknown says that the connection broke during COMMIT: the transaction may or may not have taken
@@ -18,9 +18,11 @@ var ErrCommitUnknown = errors.New("the outcome of the commit is unknown")
 
 // DB is what InTx needs of a pool. *pgxpool.Pool is one.
 type DB interface {
-	Begin(ctx context.Context) (pgx.Tx, error)
+	Acquire(ctx context.Context) (*pgxpool.Conn, error)
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
+
+var errEndsByItself = errors.New("outbox.InTx ends its transaction itself: return nil to commit, an error to roll back")
 
 const (
 	txTries    = 5
@@ -29,8 +31,11 @@ const (
 
 // InTx runs fn in a transaction and commits it. When fn returns an error or panics, everything is rolled back.
 // A deadlock or serialization failure runs fn again, up to five times in all with growing pauses, so fn must
-// have no effect outside tx. After a commit that appended messages the relay gets a wake-up hint, outside the
-// transaction and without waiting for it.
+// have no effect outside tx, and must leave COMMIT and ROLLBACK to InTx. What fn appends is written together with
+// the COMMIT: after every other statement, sorted by key, so that the locks on keys are held for one round trip
+// and no deadlock goes through them. A savepoint must be one of tx.Begin: events appended in it are dropped when
+// it is rolled back. After a commit with events the relay gets a wake-up hint, outside the transaction and
+// without waiting for it.
 func InTx(ctx context.Context, db DB, fn func(tx pgx.Tx) error) error {
 	pause := txPauseMin
 	for try := 1; ; try++ {
@@ -51,29 +56,63 @@ func InTx(ctx context.Context, db DB, fn func(tx pgx.Tx) error) error {
 }
 
 func inTxOnce(ctx context.Context, db DB, fn func(tx pgx.Tx) error) (wrote bool, err error) {
-	raw, err := db.Begin(ctx)
+	conn, err := db.Acquire(ctx)
 	if err != nil {
 		return false, fmt.Errorf("begin: %w", err)
 	}
-	tx := &trackedTx{Tx: raw, wrote: new(atomic.Bool)}
+	defer conn.Release() // closes a connection whose transaction has not ended
+	raw, err := conn.Conn().Begin(ctx)
+	if err != nil {
+		return false, fmt.Errorf("begin: %w", err)
+	}
+	unit := &unitTx{Tx: raw}
 	committed := false
 	defer func() {
 		if !committed {
 			rollback(ctx, raw)
 		}
 	}()
-	if err := fn(tx); err != nil {
+	if err := fn(unit); err != nil {
 		return false, err
 	}
 	if err := ctx.Err(); err != nil { // known before COMMIT goes out, unknown after
 		return false, fmt.Errorf("commit: %w", err)
 	}
-	committed = true
-	return tx.wrote.Load(), commit(ctx, raw)
+	if err := sortByKey(unit.rows); err != nil {
+		return false, err
+	}
+	if len(unit.rows) == 0 {
+		committed = true
+		return false, outcome(raw.Commit(ctx))
+	}
+	committed, err = commitWith(ctx, raw, unit.rows)
+	return committed, err
 }
 
-func commit(ctx context.Context, tx pgx.Tx) error {
-	err := tx.Commit(ctx)
+// commitWith writes the rows and commits in one round trip. When sent is false nothing was committed.
+func commitWith(ctx context.Context, tx pgx.Tx, rows []row) (sent bool, err error) {
+	batch := &pgx.Batch{}
+	text, args := insert(rows)
+	batch.Queue(text, args...)
+	batch.Queue("commit")
+	results := tx.SendBatch(ctx, batch)
+	defer func() { _ = results.Close() }() // its errors are those of the calls below
+	if _, err := results.Exec(); err != nil {
+		err = fmt.Errorf("append %d messages: %w", len(rows), err)
+		if refused(err) || pgconn.SafeToRetry(err) {
+			return false, err
+		}
+		return true, fmt.Errorf("%w: %w", ErrCommitUnknown, err)
+	}
+	tag, err := results.Exec()
+	if err == nil && tag.String() != "COMMIT" {
+		err = pgx.ErrTxCommitRollback
+	}
+	return true, outcome(err)
+}
+
+// outcome is that of a COMMIT.
+func outcome(err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -103,17 +142,40 @@ func conflict(err error) bool {
 	return errors.As(err, &pg) && (pg.Code == "40001" || pg.Code == "40P01")
 }
 
-// trackedTx notes whether something was appended, in it or in a savepoint of it.
-type trackedTx struct {
+// unitTx is a transaction of InTx, or a savepoint in it: it gathers what is appended.
+type unitTx struct {
 	pgx.Tx
-	wrote *atomic.Bool
+	parent *unitTx // of a savepoint
+	rows   []row
 }
 
 // Begin starts a savepoint.
-func (t *trackedTx) Begin(ctx context.Context) (pgx.Tx, error) {
-	inner, err := t.Tx.Begin(ctx)
+func (u *unitTx) Begin(ctx context.Context) (pgx.Tx, error) {
+	inner, err := u.Tx.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &trackedTx{Tx: inner, wrote: t.wrote}, nil
+	return &unitTx{Tx: inner, parent: u}, nil
+}
+
+// Commit ends a savepoint. The transaction itself is committed by InTx.
+func (u *unitTx) Commit(ctx context.Context) error {
+	if u.parent == nil {
+		return errEndsByItself
+	}
+	if err := u.Tx.Commit(ctx); err != nil {
+		return err
+	}
+	u.parent.rows = append(u.parent.rows, u.rows...)
+	u.rows = nil
+	return nil
+}
+
+// Rollback undoes a savepoint. The transaction itself is rolled back when its function returns an error.
+func (u *unitTx) Rollback(ctx context.Context) error {
+	if u.parent == nil {
+		return errEndsByItself
+	}
+	u.rows = nil
+	return u.Tx.Rollback(ctx)
 }

@@ -2,13 +2,17 @@ package outbox_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/jcp/ticketwave/outbox"
@@ -228,28 +232,128 @@ func TestInTxDoesNotRepeatACommitOfUnknownOutcome(t *testing.T) {
 		"connection lost": {"1", func(_ *testing.T, _ *outboxtest.Database, _ int32, conn *cuttable, _ func()) { conn.cut() }, true},
 		"context ended":   {"60", func(_ *testing.T, _ *outboxtest.Database, _ int32, _ *cuttable, cancel func()) { cancel() }, false},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			db := accounts(t)
-			waiting := slowCommit(t, db, c.seconds)
-			pool, conn := cuttablePool(t, db.AdminURL)
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			ended, tries := make(chan error, 1), 0
-			go func() {
-				ended <- outbox.InTx(ctx, pool, func(tx pgx.Tx) error { tries++; return add(ctx, tx, 1) })
-			}()
-			var pid int32
-			outboxtest.Eventually(t, 20*time.Second, func() bool { pid = waiting(); return pid != 0 }, "the commit waits")
-			c.cut(t, db, pid, conn, cancel)
-			if err := <-ended; !errors.Is(err, outbox.ErrCommitUnknown) || tries != 1 {
-				t.Errorf("%d tries, %v, want one and ErrCommitUnknown", tries, err)
-			}
-			outboxtest.Eventually(t, 20*time.Second, func() bool { return !lives(t, db, pid) }, "the backend is done")
-			if n := total(t, db); (n == 1) != c.takes {
-				t.Errorf("%d changes, want that it took effect: %v", n, c.takes)
-			}
-		})
+		for _, events := range []int{0, 2} {
+			t.Run(fmt.Sprintf("%s, %d events", name, events), func(t *testing.T) {
+				t.Parallel()
+				db := accounts(t)
+				waiting := slowCommit(t, db, c.seconds)
+				pool, conn := cuttablePool(t, db.AdminURL)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				ended, tries := make(chan error, 1), 0
+				go func() {
+					ended <- outbox.InTx(ctx, pool, func(tx pgx.Tx) error {
+						tries++
+						return errors.Join(add(ctx, tx, 1), appendN(ctx, tx, events))
+					})
+				}()
+				var pid int32
+				outboxtest.Eventually(t, 20*time.Second, func() bool { pid = waiting(); return pid != 0 }, "the commit waits")
+				c.cut(t, db, pid, conn, cancel)
+				if err := <-ended; !errors.Is(err, outbox.ErrCommitUnknown) || tries != 1 {
+					t.Errorf("%d tries, %v, want one and ErrCommitUnknown", tries, err)
+				}
+				outboxtest.Eventually(t, 20*time.Second, func() bool { return !lives(t, db, pid) }, "the backend is done")
+				if n := total(t, db); (n == 1) != c.takes {
+					t.Errorf("%d changes, want that it took effect: %v", n, c.takes)
+				}
+				if n := len(written(t, db)); (n == events) != c.takes && events > 0 {
+					t.Errorf("%d events, want that they took effect: %v", n, c.takes)
+				}
+			})
+		}
+	}
+}
+
+func appendN(ctx context.Context, tx pgx.Tx, n int) error {
+	for i := range n {
+		if err := outbox.Append(ctx, tx, placed{"k", i}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// written is the outbox in order of id.
+func written(t *testing.T, db *outboxtest.Database) []string {
+	t.Helper()
+	rows, err := db.Query(t.Context(), `SELECT key || ' ' || convert_from(payload, 'UTF8') FROM outbox.messages ORDER BY id`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+var errNo = errors.New("no")
+
+// What is appended goes with the transaction or the savepoint in which it was appended, whatever happens to others.
+func TestInTxWritesWhatWasNotRolledBack(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "shop")
+	put := func(tx pgx.Tx, key string, n int) error { return outbox.Append(t.Context(), tx, placed{key, n}) }
+	err := outbox.InTx(t.Context(), db, func(tx pgx.Tx) error {
+		inner := func(tx pgx.Tx) error {
+			return errors.Join(put(tx, "b", 3), pgx.BeginFunc(t.Context(), tx, func(tx pgx.Tx) error { return put(tx, "a", 4) }))
+		}
+		kept := errors.Join(put(tx, "b", 1), pgx.BeginFunc(t.Context(), tx, inner))
+		dropped := pgx.BeginFunc(t.Context(), tx, func(tx pgx.Tx) error { return errors.Join(inner(tx), put(tx, "c", 5), errNo) })
+		if !errors.Is(dropped, errNo) {
+			return dropped
+		}
+		return errors.Join(kept, put(tx, "b", 6))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{placedRow("a", 4), placedRow("b", 1), placedRow("b", 3), placedRow("b", 6)}
+	if got := written(t, db); !slices.Equal(got, want) {
+		t.Errorf("the outbox holds\n%q, want\n%q", got, want)
+	}
+}
+
+func placedRow(key string, n int) string {
+	body, _ := json.Marshal(placed{key, n})
+	return key + " " + string(body)
+}
+
+// The function cannot end the transaction: InTx would not know.
+func TestInTxEndsItsTransactionItself(t *testing.T) {
+	t.Parallel()
+	db := accounts(t)
+	err := outbox.InTx(t.Context(), db, func(tx pgx.Tx) error {
+		if err := add(t.Context(), tx, 1); err != nil {
+			return err
+		}
+		if tx.Commit(t.Context()) == nil || tx.Rollback(t.Context()) == nil {
+			t.Error("the function may end the transaction")
+		}
+		return nil
+	})
+	if n := total(t, db); err != nil || n != 1 {
+		t.Errorf("%d changes, %v", n, err)
+	}
+}
+
+// A statement that the database refuses at the very end leaves nothing, and its connection is good for the next.
+func TestInTxRollsBackWhenTheEventsAreRefused(t *testing.T) {
+	t.Parallel()
+	db := accounts(t)
+	if _, err := db.Exec(t.Context(), `ALTER TABLE outbox.messages ADD CONSTRAINT refuse CHECK (key <> 'refused')`); err != nil {
+		t.Fatal(err)
+	}
+	err := outbox.InTx(t.Context(), db, func(tx pgx.Tx) error {
+		return errors.Join(add(t.Context(), tx, 1), outbox.Append(t.Context(), tx, placed{"good", 1}, placed{"refused", 2}))
+	})
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) || pg.ConstraintName != "refuse" || errors.Is(err, outbox.ErrCommitUnknown) {
+		t.Errorf("error is %v, want the constraint's", err)
+	}
+	if n := total(t, db) + len(written(t, db)); n != 0 {
+		t.Errorf("%d things are left", n)
 	}
 }
 
