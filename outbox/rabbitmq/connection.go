@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -42,6 +43,7 @@ type line struct {
 	cancel    context.CancelFunc
 	done      chan struct{}
 
+	blocked atomic.Bool // as state has it
 	mu      sync.Mutex
 	conn    *amqp.Connection // nil while there is none
 	changed chan struct{}    // closed at the next change of anything here
@@ -125,6 +127,7 @@ func (l *line) set(conn *amqp.Connection, s State) {
 		s.Since = time.Now()
 	}
 	l.conn, l.state = conn, s
+	l.blocked.Store(s.Blocked)
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
@@ -173,9 +176,9 @@ func dial(ctx context.Context, address, name string) (*amqp.Connection, error) {
 			if err != nil {
 				return nil, err
 			}
-			raw = c
 			stop = context.AfterFunc(ctx, func() { _ = c.Close() }) // ends the handshake too
-			return deadlined{c}, c.SetDeadline(time.Now().Add(dialTimeout))
+			raw = coalesce(c)
+			return raw, c.SetDeadline(time.Now().Add(dialTimeout))
 		},
 	})
 	if !stop() && err == nil {
@@ -197,17 +200,6 @@ func withoutURL(err error) error {
 		return parse.Err
 	}
 	return err
-}
-
-// deadlined bounds every write: a peer that reads no more must not stop us.
-type deadlined struct{ net.Conn }
-
-// Write writes within writeTimeout.
-func (d deadlined) Write(b []byte) (int, error) {
-	if err := d.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return 0, err
-	}
-	return d.Conn.Write(b)
 }
 
 // hangUp closes a connection, politely for two seconds at most.

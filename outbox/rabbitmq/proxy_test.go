@@ -16,6 +16,7 @@ type proxy struct {
 	mu      sync.Mutex
 	conns   []net.Conn
 	stalled chan struct{} // closed when traffic may flow again; nil when it flows
+	replies bool          // only what the broker says is stalled
 }
 
 func newProxy(t *testing.T, amqpURL string) *proxy {
@@ -56,18 +57,18 @@ func (p *proxy) accept(wg *sync.WaitGroup) {
 		p.mu.Lock()
 		p.conns = append(p.conns, client, server)
 		p.mu.Unlock()
-		wg.Go(func() { p.copy(client, server) })
-		wg.Go(func() { p.copy(server, client) })
+		wg.Go(func() { p.copy(client, server, true) })
+		wg.Go(func() { p.copy(server, client, false) })
 	}
 }
 
-func (p *proxy) copy(to, from net.Conn) {
+func (p *proxy) copy(to, from net.Conn, reply bool) {
 	defer to.Close()
 	defer from.Close()
 	buf := make([]byte, 4096)
 	for {
 		n, err := from.Read(buf)
-		p.gate()
+		p.gate(reply)
 		if _, werr := to.Write(buf[:n]); err != nil || werr != nil {
 			return
 		}
@@ -75,11 +76,11 @@ func (p *proxy) copy(to, from net.Conn) {
 }
 
 // gate waits while the proxy is stalled.
-func (p *proxy) gate() {
+func (p *proxy) gate(reply bool) {
 	p.mu.Lock()
-	stalled := p.stalled
+	stalled, waits := p.stalled, reply || !p.replies
 	p.mu.Unlock()
-	if stalled != nil {
+	if stalled != nil && waits {
 		<-stalled
 	}
 }
@@ -98,7 +99,14 @@ func (p *proxy) cut() {
 func (p *proxy) stall() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stalled = make(chan struct{})
+	p.stalled, p.replies = make(chan struct{}), false
+}
+
+// mute lets nothing through that the broker says.
+func (p *proxy) mute() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stalled, p.replies = make(chan struct{}), true
 }
 
 // flow ends a stall.

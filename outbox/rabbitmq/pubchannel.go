@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -21,9 +22,6 @@ type publication struct {
 	outcome    chan error // gets exactly one value
 }
 
-// route is what a return is matched by.
-type route struct{ id, key string }
-
 // pubChannel is one AMQP channel in confirm mode.
 type pubChannel struct {
 	ch       *amqp.Channel
@@ -31,13 +29,12 @@ type pubChannel struct {
 	returns  chan amqp.Return
 	closed   chan *amqp.Error
 	slots    chan struct{} // one for each message that may be in flight
-	dead     chan struct{} // closed when nothing can be published any more
+	retired  chan struct{} // closed when nothing may be published any more
 
 	mu      sync.Mutex // publishing holds it, so that tags follow the order of writing
-	ended   bool
-	next    uint64
-	pending map[uint64]*publication
-	routes  map[route][]*publication // the pending ones, oldest first
+	over    bool       // retired is closed
+	pending []*publication
+	first   uint64 // the tag of pending[0]; what is settled is nil
 }
 
 func openPubChannel(conn *amqp.Connection, inFlight int) (*pubChannel, error) {
@@ -46,8 +43,7 @@ func openPubChannel(conn *amqp.Connection, inFlight int) (*pubChannel, error) {
 		return nil, fmt.Errorf("open a channel: %w", err)
 	}
 	c := &pubChannel{
-		ch: ch, slots: make(chan struct{}, inFlight), dead: make(chan struct{}),
-		pending: map[uint64]*publication{}, routes: map[route][]*publication{},
+		ch: ch, slots: make(chan struct{}, inFlight), retired: make(chan struct{}), first: 1,
 		// Buffers for everything that can be in flight: the connection's reader never waits.
 		confirms: ch.NotifyPublish(make(chan amqp.Confirmation, inFlight)),
 		returns:  ch.NotifyReturn(make(chan amqp.Return, inFlight)),
@@ -60,17 +56,22 @@ func openPubChannel(conn *amqp.Connection, inFlight int) (*pubChannel, error) {
 	return c, nil
 }
 
-// acquire waits for room; false when ctx ended or the channel died.
-func (c *pubChannel) acquire(ctx context.Context) bool {
-	select {
-	case <-c.dead:
-		return false
-	default:
-	}
+// tryAcquire takes room if there is any.
+func (c *pubChannel) tryAcquire() bool {
 	select {
 	case c.slots <- struct{}{}:
 		return true
-	case <-c.dead:
+	default:
+		return false
+	}
+}
+
+// acquire waits for room; false when ctx ended or the channel was retired.
+func (c *pubChannel) acquire(ctx context.Context) bool {
+	select {
+	case c.slots <- struct{}{}:
+		return true
+	case <-c.retired:
 		return false
 	case <-ctx.Done():
 		return false
@@ -81,25 +82,35 @@ func (c *pubChannel) acquire(ctx context.Context) bool {
 func (c *pubChannel) publish(exchange string, pub *publication) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended {
+	if c.over {
 		return false
 	}
-	c.next++
-	tag := c.next
-	r := route{pub.publishing.MessageId, pub.key}
 	pub.lane = c
-	c.pending[tag] = pub
-	c.routes[r] = append(c.routes[r], pub)
+	c.pending = append(c.pending, pub)
 	// The confirm may be read before this returns; it waits for the lock. A failed write closes the connection,
 	// and how far it got is unknown: the publication ends with the channel.
 	if err := c.ch.Publish(exchange, pub.key, true, false, pub.publishing); err != nil {
-		go c.abandon()
+		c.retireLocked()
 	}
 	return true
 }
 
-// abandon closes the channel, and if it cannot be closed the connection's heartbeat ends it.
-func (c *pubChannel) abandon() { go func() { _ = c.ch.Close() }() }
+// retire closes the channel in the background; if the broker does not answer, the heartbeat ends the connection. A
+// message that followed the channel's close would make the broker close the whole connection (504), so none may.
+func (c *pubChannel) retire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.retireLocked()
+}
+
+func (c *pubChannel) retireLocked() {
+	if c.over {
+		return
+	}
+	c.over = true
+	close(c.retired)
+	go func() { _ = c.ch.Close() }()
+}
 
 // read settles publications until the channel closes, and returns why it did. It runs in one goroutine.
 func (c *pubChannel) read() *amqp.Error {
@@ -107,7 +118,7 @@ func (c *pubChannel) read() *amqp.Error {
 		c.takeReturns()
 		c.settle(confirm)
 	}
-	close(c.dead)
+	c.retire()
 	return <-c.closed
 }
 
@@ -119,18 +130,19 @@ func (c *pubChannel) takeReturns() {
 			if !ok {
 				return
 			}
-			c.markReturned(route{r.MessageId, r.RoutingKey})
+			c.markReturned(r.MessageId, r.RoutingKey)
 		default:
 			return
 		}
 	}
 }
 
-func (c *pubChannel) markReturned(r route) {
+// markReturned finds the oldest message that this return can belong to, which is near the head: its confirm is next.
+func (c *pubChannel) markReturned(id, key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, pub := range c.routes[r] {
-		if !pub.returned {
+	for _, pub := range c.pending {
+		if pub != nil && !pub.returned && pub.publishing.MessageId == id && pub.key == key {
 			pub.returned = true
 			return
 		}
@@ -138,14 +150,10 @@ func (c *pubChannel) markReturned(r route) {
 }
 
 func (c *pubChannel) settle(confirm amqp.Confirmation) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	pub, ok := c.pending[confirm.DeliveryTag]
-	if !ok {
+	pub := c.take(confirm.DeliveryTag)
+	if pub == nil {
 		return
 	}
-	delete(c.pending, confirm.DeliveryTag)
-	c.forget(pub)
 	<-c.slots
 	switch {
 	case !confirm.Ack:
@@ -157,33 +165,34 @@ func (c *pubChannel) settle(confirm amqp.Confirmation) {
 	}
 }
 
-func (c *pubChannel) forget(pub *publication) {
-	r := route{pub.publishing.MessageId, pub.key}
-	rest := c.routes[r]
-	for i, other := range rest {
-		if other == pub {
-			rest = append(rest[:i:i], rest[i+1:]...)
-			break
-		}
+// take removes what the tag stands for, and what is settled at the head.
+func (c *pubChannel) take(tag uint64) *publication {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if tag < c.first || tag-c.first >= uint64(len(c.pending)) {
+		return nil
 	}
-	if len(rest) == 0 {
-		delete(c.routes, r)
-		return
+	pub := c.pending[tag-c.first]
+	c.pending[tag-c.first] = nil
+	settled := 0
+	for settled < len(c.pending) && c.pending[settled] == nil {
+		settled++
 	}
-	c.routes[r] = rest
+	c.pending = c.pending[settled:]
+	c.first += uint64(settled)
+	return pub
 }
 
 // end fails what is still in flight and returns it. Nothing can be published after it.
 func (c *pubChannel) end(err error) []*publication {
+	c.retire()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.ended = true
-	var failed []*publication
-	for _, pub := range c.pending {
-		failed = append(failed, pub)
+	failed := slices.DeleteFunc(c.pending, func(pub *publication) bool { return pub == nil })
+	for _, pub := range failed {
 		pub.outcome <- err
 	}
-	c.pending, c.routes = nil, nil
+	c.pending = nil
 	return failed
 }
 
@@ -211,7 +220,7 @@ func (p *Publisher) keepChannel(ctx context.Context) {
 
 // serveChannel offers the channel to Publish until it dies, and tells those who wait on it.
 func (p *Publisher) serveChannel(ctx context.Context, c *pubChannel) {
-	stop := context.AfterFunc(ctx, func() { c.abandon() })
+	stop := context.AfterFunc(ctx, c.retire)
 	defer stop()
 	p.lanes.add(c)
 	cause := c.read()
@@ -245,7 +254,7 @@ func (l *lanes) add(c *pubChannel) {
 	l.more = make(chan struct{})
 }
 
-// remove comes after c.dead is closed and before any publication on it fails: who tries again finds another.
+// remove comes before any publication on the channel fails: who tries again finds another.
 func (l *lanes) remove(c *pubChannel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -256,11 +265,16 @@ func (l *lanes) remove(c *pubChannel) {
 func (l *lanes) next() (*pubChannel, <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.live) == 0 {
-		return nil, l.more
+	for range l.live {
+		l.turn++
+		c := l.live[l.turn%len(l.live)]
+		select {
+		case <-c.retired:
+		default:
+			return c, nil
+		}
 	}
-	l.turn++
-	return l.live[l.turn%len(l.live)], nil
+	return nil, l.more
 }
 
 func lost(cause *amqp.Error) error {
@@ -278,7 +292,9 @@ func isException(err *amqp.Error) bool {
 
 // sendAlone publishes a message that was in flight when two channels died, on a channel of its own: if that one dies
 // too, it is the message.
-func (p *Publisher) sendAlone(ctx context.Context, pub *publication) error {
+func (p *Publisher) sendAlone(deadline time.Time, pub *publication) error {
+	ctx, cancel := context.WithDeadline(p.stopping, deadline)
+	defer cancel()
 	p.suspects.alone.Lock()
 	defer p.suspects.alone.Unlock()
 	conn, err := p.line.get(ctx)
@@ -289,7 +305,7 @@ func (p *Publisher) sendAlone(ctx context.Context, pub *publication) error {
 	if err != nil {
 		return p.gaveUp(err.Error())
 	}
-	stop := context.AfterFunc(ctx, func() { c.abandon() })
+	stop := context.AfterFunc(ctx, c.retire)
 	defer stop()
 	died := make(chan *amqp.Error, 1)
 	c.slots <- struct{}{}
@@ -301,7 +317,7 @@ func (p *Publisher) sendAlone(ctx context.Context, pub *publication) error {
 	}()
 	err = <-pub.outcome
 	if !errors.Is(err, ErrUnavailable) {
-		c.abandon()
+		c.retire()
 		p.suspects.clear(pub)
 		return err
 	}

@@ -123,12 +123,18 @@ func (p *Publisher) Publish(routingKey string, messages ...*message.Message) err
 		return ErrClosed
 	}
 	defer p.active.Done()
-	ctx, cancel := context.WithTimeout(p.stopping, p.cfg.Timeout)
-	defer cancel()
+	deadline := time.Now().Add(p.cfg.Timeout)
+	if len(messages) == 1 { // the common case, without the lists
+		pub, err := p.send(deadline, routingKey, messages[0])
+		if err == nil {
+			err = p.await(deadline, pub)
+		}
+		return p.named(messages[0], err)
+	}
 	sent := make([]*publication, 0, len(messages))
 	var errs []error
 	for _, msg := range messages {
-		pub, err := p.send(ctx, routingKey, msg)
+		pub, err := p.send(deadline, routingKey, msg)
 		if err != nil {
 			errs = append(errs, p.named(msg, err))
 			continue
@@ -136,9 +142,7 @@ func (p *Publisher) Publish(routingKey string, messages ...*message.Message) err
 		sent = append(sent, pub)
 	}
 	for _, pub := range sent {
-		if err := p.await(ctx, pub); err != nil {
-			errs = append(errs, p.named(pub.msg, err))
-		}
+		errs = append(errs, p.named(pub.msg, p.await(deadline, pub)))
 	}
 	return errors.Join(errs...)
 }
@@ -154,11 +158,14 @@ func (p *Publisher) enter() bool {
 }
 
 func (p *Publisher) named(msg *message.Message, err error) error {
+	if err == nil {
+		return nil
+	}
 	return fmt.Errorf("message %.64s: %w", msg.UUID, err)
 }
 
 // send puts one message on a channel. Its outcome comes later.
-func (p *Publisher) send(ctx context.Context, routingKey string, msg *message.Message) (*publication, error) {
+func (p *Publisher) send(deadline time.Time, routingKey string, msg *message.Message) (*publication, error) {
 	publishing, err := p.cfg.Marshaler.Marshal(msg)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnencodable, err)
@@ -171,11 +178,11 @@ func (p *Publisher) send(ctx context.Context, routingKey string, msg *message.Me
 	}
 	pub := &publication{msg: msg, key: routingKey, publishing: publishing, outcome: make(chan error, 1)}
 	if p.suspects.twice(publishing.MessageId) {
-		pub.outcome <- p.sendAlone(ctx, pub)
+		pub.outcome <- p.sendAlone(deadline, pub)
 		return pub, nil
 	}
 	for {
-		lane, err := p.lane(ctx)
+		lane, err := p.lane(deadline)
 		if err != nil {
 			return nil, err
 		}
@@ -185,8 +192,13 @@ func (p *Publisher) send(ctx context.Context, routingKey string, msg *message.Me
 	}
 }
 
-// lane waits for a channel with room, on a connection that is not blocked.
-func (p *Publisher) lane(ctx context.Context) (*pubChannel, error) {
+// lane finds a channel with room, on a connection that is not blocked, or waits for one.
+func (p *Publisher) lane(deadline time.Time) (*pubChannel, error) {
+	if lane, _ := p.lanes.next(); lane != nil && !p.line.blocked.Load() && lane.tryAcquire() {
+		return lane, nil
+	}
+	ctx, cancel := context.WithDeadline(p.stopping, deadline)
+	defer cancel()
 	for {
 		_, state, changed := p.line.look()
 		if state.Blocked {
@@ -223,11 +235,14 @@ func (p *Publisher) gaveUp(why string) error {
 }
 
 // await waits for the outcome. A confirm that does not come is the channel's fault: it is given up.
-func (p *Publisher) await(ctx context.Context, pub *publication) error {
+func (p *Publisher) await(deadline time.Time, pub *publication) error {
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
 	select {
 	case err := <-pub.outcome:
 		return err
-	case <-ctx.Done():
+	case <-p.stopping.Done():
+	case <-timer.C:
 	}
 	select {
 	case err := <-pub.outcome:
@@ -238,7 +253,7 @@ func (p *Publisher) await(ctx context.Context, pub *publication) error {
 		return p.gaveUp("blocked: " + state.Reason)
 	}
 	if p.stopping.Err() == nil {
-		pub.lane.abandon()
+		pub.lane.retire()
 	}
 	return p.gaveUp("no confirm in time")
 }

@@ -284,6 +284,33 @@ func TestASilentBrokerHangsNobody(t *testing.T) {
 	}
 }
 
+// A confirm that comes late costs its channel. The connection, and the other channels on it, live on.
+func TestALateConfirmLeavesTheConnectionAlone(t *testing.T) {
+	t.Parallel()
+	broker := newProxy(t, newBroker(t))
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: broker.url, Timeout: 500 * time.Millisecond})
+	publish := func() error { return p.Publish(topology.RoutingKey(typ, 0), newMessage(1)) }
+	outboxtest.Eventually(t, 20*time.Second, func() bool { return publish() == nil }, "the publisher works")
+	since := p.State().Since
+	broker.mute()
+	var late sync.WaitGroup
+	for range 50 { // some of them after the first channel is given up
+		late.Go(func() {
+			for range 3 {
+				if err := publish(); !errors.Is(err, rabbitmq.ErrUnavailable) {
+					t.Errorf("error is %v, want ErrUnavailable", err)
+				}
+			}
+		})
+	}
+	late.Wait()
+	broker.flow()
+	outboxtest.Eventually(t, 20*time.Second, func() bool { return publish() == nil }, "the publisher works again")
+	if now := p.State(); !now.Connected || !now.Since.Equal(since) {
+		t.Errorf("the connection was lost: %+v, before it was up since %v", now, since)
+	}
+}
+
 func TestNoBrokerAtAll(t *testing.T) {
 	t.Parallel()
 	p := newPublisher(t, rabbitmq.PublisherConfig{URL: "amqp://u:secret@127.0.0.1:1/", Exchange: "e", Timeout: 300 * time.Millisecond})
