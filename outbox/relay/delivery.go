@@ -10,8 +10,8 @@ import (
 	"github.com/jcp/ticketwave/outbox"
 )
 
-// errNacked stands for a nack without an error: a middleware refused the message.
-var errNacked = errors.New("refused by a middleware")
+// errPanicked stands for a panic that no middleware recovered; the router logs it.
+var errPanicked = errors.New("a middleware panicked")
 
 // Delivery is one attempt to relay one message. Middlewares find it with [DeliveryFrom].
 type Delivery struct {
@@ -27,8 +27,9 @@ type Delivery struct {
 	// CreatedAt is when the row was written, by the database's clock.
 	CreatedAt time.Time
 
-	msg *message.Message
-	err error
+	msg    *message.Message
+	err    error
+	report func() // tells the pump that the attempt has ended, with err set
 }
 
 type deliveryKey struct{}

@@ -226,7 +226,7 @@ func (p *pump) await() {
 		}
 		select {
 		case out <- next:
-			p.launched(next)
+			p.launched()
 		case e := <-p.done:
 			p.flying--
 			if refused = refused || e.delivery.err != nil; e.delivery.err == nil {
@@ -264,7 +264,7 @@ func (p *pump) pass(ctx context.Context, enough func() bool) error {
 		}
 		select {
 		case out <- next:
-			p.launched(next)
+			p.launched()
 		case e := <-p.done:
 			if err := p.result(ctx, e); err != nil {
 				return err
@@ -282,27 +282,17 @@ func (p *pump) pass(ctx context.Context, enough func() bool) error {
 func (p *pump) prepare(e *entry) *message.Message {
 	if e.delivery == nil {
 		e.delivery = newDelivery(e, p.db, p.sess)
+		e.delivery.report = func() { p.done <- e }
 	}
 	return e.delivery.msg
 }
 
-// launched watches the message at the head of ready, which the router has taken.
-func (p *pump) launched(msg *message.Message) {
+// launched notes that the router has taken the message at the head of ready.
+func (p *pump) launched() {
 	e := p.ready[0]
 	p.ready = p.ready[1:]
 	p.flying++
 	p.sent = max(p.sent, e.row.ID)
-	done, d := p.done, e.delivery
-	go func() {
-		select {
-		case <-msg.Acked():
-		case <-msg.Nacked():
-			if d.err == nil {
-				d.err = errNacked
-			}
-		}
-		done <- e
-	}()
 }
 
 // result takes one finished attempt: on to the key's next message, or again after a pause.

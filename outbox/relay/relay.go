@@ -152,14 +152,22 @@ func (r *Relay) forward(msg *message.Message) error {
 	return r.cfg.Publisher.Publish(r.cfg.RoutingKey(d.Type, d.Partition), msg)
 }
 
-// record keeps the outcome of an attempt for the pump. It is the outermost middleware.
+// record tells the pump the outcome of an attempt. It is the outermost middleware, and sees a panic of the others too.
 func (r *Relay) record(next message.HandlerFunc) message.HandlerFunc {
-	return func(msg *message.Message) ([]*message.Message, error) {
-		d, _ := DeliveryFrom(msg.Context())
-		produced, err := next(msg)
-		if err != nil && d != nil {
-			d.err = err
+	return func(msg *message.Message) (produced []*message.Message, err error) {
+		d, ok := DeliveryFrom(msg.Context())
+		if !ok {
+			return next(msg)
 		}
+		finished := false
+		defer func() {
+			if d.err = err; !finished {
+				d.err = errPanicked
+			}
+			d.report()
+		}()
+		produced, err = next(msg)
+		finished = true
 		return produced, err
 	}
 }
