@@ -84,7 +84,7 @@ func (c *coalesced) take(empty []byte) []byte {
 }
 
 func (c *coalesced) write(b []byte) error {
-	if err := c.Conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return err
 	}
 	_, err := c.Conn.Write(b)
