@@ -2,7 +2,7 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run up down clean migrate build test test-full lint fmt tools-race
+.PHONY: help demo run up down clean migrate build test test-full bench lint fmt tools-race
 
 GOLANGCI_VERSION := v2.15.0
 MODULES  := contracts outbox sql services bench
@@ -51,6 +51,10 @@ test-full: tools-race up ## the tests, and those that take longer
 	@$(ENV); for module in $(MODULES); do \
 		echo "--- $$module"; (cd $$module && go test -race -timeout 60m -tags full ./...) || failed=1; \
 	done; [ -z "$${failed:-}" ]
+
+bench: build up ## compare with what else there is; ONLY=drain,latency chooses rows, QUICK=1 takes five minutes
+	@$(ENV); cd bench && go test -c -o $(BIN)/bench.test . && \
+		$(BIN)/bench.test -test.bench Pipeline -test.benchtime 1x -test.timeout 60m -only '$(ONLY)' $(if $(QUICK),-quick)
 
 lint: $(LINT) ## golangci-lint, pinned, over every module
 	@unformatted=$$(gofmt -l $(MODULES)); [ -z "$$unformatted" ] || { echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; }

@@ -29,21 +29,24 @@ type pubChannel struct {
 	returns  chan amqp.Return
 	closed   chan *amqp.Error
 	slots    chan struct{} // one for each message that may be in flight
+	queue    chan *publication
 	retired  chan struct{} // closed when nothing may be published any more
+	written  chan struct{} // closed when nothing will be written any more
 
-	mu      sync.Mutex // publishing holds it, so that tags follow the order of writing
-	over    bool       // retired is closed
-	pending []*publication
-	first   uint64 // the tag of pending[0]; what is settled is nil
+	mu      sync.Mutex
+	over    bool           // retired is closed
+	pending []*publication // written, or about to be
+	first   uint64         // the tag of pending[0]; what is settled is nil
 }
 
-func openPubChannel(conn *amqp.Connection, inFlight int) (*pubChannel, error) {
+func openPubChannel(conn *amqp.Connection, exchange string, inFlight int) (*pubChannel, error) {
 	ch, err := conn.Channel()
 	if err != nil {
 		return nil, fmt.Errorf("open a channel: %w", err)
 	}
 	c := &pubChannel{
-		ch: ch, slots: make(chan struct{}, inFlight), retired: make(chan struct{}), first: 1,
+		ch: ch, slots: make(chan struct{}, inFlight), queue: make(chan *publication, inFlight),
+		retired: make(chan struct{}), written: make(chan struct{}), first: 1,
 		// Buffers for everything that can be in flight: the connection's reader never waits.
 		confirms: ch.NotifyPublish(make(chan amqp.Confirmation, inFlight)),
 		returns:  ch.NotifyReturn(make(chan amqp.Return, inFlight)),
@@ -53,6 +56,7 @@ func openPubChannel(conn *amqp.Connection, inFlight int) (*pubChannel, error) {
 		_ = ch.Close()
 		return nil, fmt.Errorf("switch confirms on: %w", err)
 	}
+	go c.write(exchange)
 	return c, nil
 }
 
@@ -78,21 +82,37 @@ func (c *pubChannel) acquire(ctx context.Context) bool {
 	}
 }
 
-// publish writes the message; false when the channel can take no more. The slot is the publication's from now on.
-func (c *pubChannel) publish(exchange string, pub *publication) bool {
+// publish takes the message for writing; false when the channel can take no more. The slot is the publication's
+// from now on.
+func (c *pubChannel) publish(pub *publication) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over {
 		return false
 	}
 	pub.lane = c
-	c.pending = append(c.pending, pub)
-	// The confirm may be read before this returns; it waits for the lock. A failed write closes the connection,
-	// and how far it got is unknown: the publication ends with the channel.
-	if err := c.ch.Publish(exchange, pub.key, true, false, pub.publishing); err != nil {
-		c.retireLocked()
-	}
+	c.queue <- pub // never waits: there is one place for each slot
 	return true
+}
+
+// write puts queued messages on the wire until the channel is retired. One goroutine does it: its stack has grown,
+// and nobody waits for a lock while a message is encoded.
+func (c *pubChannel) write(exchange string) {
+	defer close(c.written)
+	for {
+		select {
+		case <-c.retired:
+			return
+		case pub := <-c.queue:
+			c.mu.Lock()
+			c.pending = append(c.pending, pub)
+			c.mu.Unlock()
+			// A failed write closes the connection, and how far it got is unknown: it ends with the channel.
+			if err := c.ch.Publish(exchange, pub.key, true, false, pub.publishing); err != nil {
+				c.retire()
+			}
+		}
+	}
 }
 
 // retire closes the channel in the background; if the broker does not answer, the heartbeat ends the connection. A
@@ -100,16 +120,15 @@ func (c *pubChannel) publish(exchange string, pub *publication) bool {
 func (c *pubChannel) retire() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.retireLocked()
-}
-
-func (c *pubChannel) retireLocked() {
 	if c.over {
 		return
 	}
 	c.over = true
 	close(c.retired)
-	go func() { _ = c.ch.Close() }()
+	go func() {
+		<-c.written
+		_ = c.ch.Close()
+	}()
 }
 
 // read settles publications until the channel closes, and returns why it did. It runs in one goroutine.
@@ -183,17 +202,25 @@ func (c *pubChannel) take(tag uint64) *publication {
 	return pub
 }
 
-// end fails what is still in flight and returns it. Nothing can be published after it.
-func (c *pubChannel) end(err error) []*publication {
+// end fails what is still in flight, and returns what may have been written. Nothing can be published after it.
+func (c *pubChannel) end(err error) (inFlight []*publication) {
 	c.retire()
+	<-c.written
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	failed := slices.DeleteFunc(c.pending, func(pub *publication) bool { return pub == nil })
-	for _, pub := range failed {
+	inFlight = slices.DeleteFunc(c.pending, func(pub *publication) bool { return pub == nil })
+	c.pending = nil
+	for _, pub := range inFlight {
 		pub.outcome <- err
 	}
-	c.pending = nil
-	return failed
+	for {
+		select {
+		case pub := <-c.queue:
+			pub.outcome <- err
+		default:
+			return inFlight
+		}
+	}
 }
 
 // keepChannel keeps one channel open, and reads it, until ctx ends.
@@ -204,7 +231,7 @@ func (p *Publisher) keepChannel(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		c, err := openPubChannel(conn, p.cfg.InFlight)
+		c, err := openPubChannel(conn, p.cfg.Exchange, p.cfg.InFlight)
 		if err == nil {
 			pause = reconnectMin
 			p.serveChannel(ctx, c)
@@ -301,7 +328,7 @@ func (p *Publisher) sendAlone(deadline time.Time, pub *publication) error {
 	if err != nil {
 		return p.gaveUp(err.Error())
 	}
-	c, err := openPubChannel(conn, 1)
+	c, err := openPubChannel(conn, p.cfg.Exchange, 1)
 	if err != nil {
 		return p.gaveUp(err.Error())
 	}
@@ -309,7 +336,7 @@ func (p *Publisher) sendAlone(deadline time.Time, pub *publication) error {
 	defer stop()
 	died := make(chan *amqp.Error, 1)
 	c.slots <- struct{}{}
-	c.publish(p.cfg.Exchange, pub)
+	c.publish(pub)
 	go func() {
 		cause := c.read()
 		c.end(lost(cause))

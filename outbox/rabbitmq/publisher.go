@@ -186,7 +186,7 @@ func (p *Publisher) send(deadline time.Time, routingKey string, msg *message.Mes
 		if err != nil {
 			return nil, err
 		}
-		if lane.publish(p.cfg.Exchange, pub) {
+		if lane.publish(pub) {
 			return pub, nil
 		}
 	}

@@ -38,9 +38,10 @@ func newSource(db Database, cfg *Config) (*source, error) {
 	conf.ConnConfig.ConnectTimeout = 5 * time.Second
 	conf.ConnConfig.RuntimeParams["application_name"] = "outbox relay"
 	session := conf.ConnConfig.Copy()
-	// The plans must fit the window at hand, and never be a scan of the whole table.
-	session.RuntimeParams["plan_cache_mode"] = "force_custom_plan"
+	// One plan for each statement, never a scan of the whole table: see window.go.
+	session.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	session.RuntimeParams["enable_seqscan"] = "off"
+	session.RuntimeParams["enable_bitmapscan"] = "off" // it would collect a whole window before the first row
 	session.RuntimeParams["synchronous_commit"] = "on"
 	pool, err := pgxpool.NewWithConfig(context.Background(), conf)
 	if err != nil {

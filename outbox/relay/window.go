@@ -13,7 +13,7 @@ import (
 )
 
 // pageSize is how many rows one query brings into memory.
-const pageSize = 500
+const pageSize = 1000
 
 // row is one outbox message as stored.
 type row struct {
@@ -34,18 +34,22 @@ type span struct{ after, upTo int64 }
 // The window's predicate comes in two forms. By transaction id it finds a small window wherever its rows lie;
 // by id it pages through a large one. A lower bound on id is no part of it: a transaction may hold ids from
 // before the window opened.
+//
+// With a partition for every day, planning takes longer than the query itself, so the session keeps one generic plan
+// for each statement. "+ 0" leaves only the index that is meant: (partition, transaction_id, id) in the first form,
+// the primary key in the second.
 const (
 	byTransaction = `
 		SELECT %[1]s FROM outbox.messages
 		WHERE partition = $1 AND transaction_id >= $2::text::xid8 AND transaction_id < $3::text::xid8
-		  AND transaction_id <> ALL ($4::text::xid8[]) AND id > $5 AND id <= $6`
+		  AND transaction_id <> ALL ($4::text::xid8[]) AND id + 0 > $5 AND id + 0 <= $6`
 	byLateTransaction = `
 		UNION ALL
 		SELECT %[1]s FROM outbox.messages
-		WHERE partition = $1 AND transaction_id = ANY ($7::text::xid8[]) AND id > $5 AND id <= $6`
+		WHERE partition = $1 AND transaction_id = ANY ($7::text::xid8[]) AND id + 0 > $5 AND id + 0 <= $6`
 	byID = `
 		SELECT %[1]s FROM outbox.messages
-		WHERE partition = $1 AND id > $5 AND id <= $6
+		WHERE partition + 0 = $1 AND id > $5 AND id <= $6
 		  AND (transaction_id >= $2::text::xid8 AND transaction_id < $3::text::xid8
 		       AND transaction_id <> ALL ($4::text::xid8[]) OR transaction_id = ANY ($7::text::xid8[]))
 		ORDER BY id`
