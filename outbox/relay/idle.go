@@ -1,9 +1,6 @@
 package relay
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
 // idle is the pause between two looks at an empty outbox. It grows while nothing comes; a wake-up ends it.
 type idle struct{ least, most, next time.Duration }
@@ -12,14 +9,4 @@ func newIdle(least, most time.Duration) *idle { return &idle{least: least, most:
 
 func (i *idle) reset() { i.next = i.least }
 
-func (i *idle) wait(ctx context.Context, wake <-chan struct{}) {
-	timer := time.NewTimer(i.next)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-		i.next = min(2*i.next, i.most)
-	case <-wake:
-		i.reset()
-	}
-}
+func (i *idle) grow() { i.next = min(2*i.next, i.most) }

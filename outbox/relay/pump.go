@@ -3,11 +3,19 @@ package relay
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+)
+
+const (
+	// lookAhead bounds the messages of a window that are read while an earlier one waits; most are ids alone.
+	lookAhead = 50_000
+	// reload is how many waiting messages of a key are read again at a time.
+	reload = 32
 )
 
 // pump moves one partition's rows from its session to the router, while its lease lasts. One goroutine owns it.
@@ -23,7 +31,10 @@ type pump struct {
 	lanes  map[string]*lane // keys that have something unfinished
 	ready  []*entry         // may go out now, in order
 	order  []*entry         // unfinished and finished entries in order of id, from the first unfinished one
-	flying int              // given to the router and not yet answered
+	open   int              // unfinished entries that are not on their way to outbox.stuck
+	loaded int              // waiting entries whose rows are in memory
+	empty  []string         // keys whose next entry must be read again
+	flying int              // of the window, given to the router and not yet answered
 	paused int              // waiting to be given again
 	sent   int64            // the highest id given to the router in this window
 	limit  int64            // nothing above this id goes out any more
@@ -31,6 +42,7 @@ type pump struct {
 	again  chan *entry      // entries whose pause is over; never blocks the sender
 	stores int              // journal rows written since the last pruning
 	fresh  int              // messages confirmed since the last journal row
+	stuck  stuck
 }
 
 // lane is one key: its first unfinished entry is out or ready, the rest wait.
@@ -38,9 +50,11 @@ type lane struct{ waiting []*entry }
 
 // entry is one message on its way.
 type entry struct {
-	row      row
+	id       int64
+	row      *row // nil while it waits beyond what is kept in memory, and when it is finished
 	attempts int
 	finished bool
+	seq      int64 // of outbox.stuck; 0 for a message of the window
 	delivery *Delivery
 }
 
@@ -51,12 +65,16 @@ func newPump(sess *session, cfg *Config, db string, out chan<- *message.Message,
 		lanes: map[string]*lane{}, limit: everything.upTo,
 		done:  make(chan *entry, cfg.InFlight),
 		again: make(chan *entry, cfg.InFlight),
+		stuck: newStuck(),
 	}
 }
 
 // run relays window after window until ctx ends (nil) or the session fails.
 func (p *pump) run(ctx context.Context) (err error) {
 	if p.st, err = p.sess.load(ctx); err != nil {
+		return err
+	}
+	if p.stuck.keys, err = p.sess.stuckKeys(ctx); err != nil {
 		return err
 	}
 	idle := newIdle(p.cfg.PollMin, p.cfg.PollMax)
@@ -69,13 +87,18 @@ func (p *pump) run(ctx context.Context) (err error) {
 			idle.reset()
 			continue
 		}
-		idle.wait(ctx, p.wake)
+		if err := p.rest(ctx, idle); err != nil {
+			return err
+		}
 	}
 	return p.record()
 }
 
 // step relays one window, or finds that there is none and records what is done.
 func (p *pump) step(ctx context.Context) (moved bool, err error) {
+	if err := p.probe(ctx); err != nil {
+		return false, err
+	}
 	if p.st.target != nil && !p.closed() {
 		return true, p.resume(ctx)
 	}
@@ -107,6 +130,25 @@ func (p *pump) step(ctx context.Context) (moved bool, err error) {
 	return true, p.relayLarge(ctx, w, everything)
 }
 
+// rest waits until there may be something to do, and takes what comes back meanwhile.
+func (p *pump) rest(ctx context.Context, idle *idle) error {
+	timer := time.NewTimer(idle.next)
+	defer timer.Stop()
+	for ctx.Err() == nil {
+		switch why, err := p.turn(ctx, p.wake, timer.C); {
+		case err != nil:
+			return err
+		case why == woken:
+			idle.reset()
+			return nil
+		case why == timedOut:
+			idle.grow()
+			return nil
+		}
+	}
+	return nil
+}
+
 // everything is the whole of a window.
 var everything = span{after: 0, upTo: 1<<63 - 1}
 
@@ -135,6 +177,10 @@ func (p *pump) save(ctx context.Context, st state) error {
 	if err := p.sess.store(ctx, st); err != nil {
 		return err
 	}
+	return p.saved(ctx, st)
+}
+
+func (p *pump) saved(ctx context.Context, st state) error {
 	p.st, p.fresh = st, 0
 	if p.stores++; p.stores < 1000 {
 		return nil
@@ -165,7 +211,7 @@ func (p *pump) relayRows(ctx context.Context, rows []row) error {
 	return p.finish(ctx)
 }
 
-// relayLarge pages through a window, reading ahead no further than the bound allows.
+// relayLarge pages through a window, reading ahead no further than the bounds allow.
 func (p *pump) relayLarge(ctx context.Context, w window, in span) error {
 	spans, err := p.sess.split(ctx, w, in)
 	if err != nil {
@@ -177,7 +223,8 @@ func (p *pump) relayLarge(ctx context.Context, w window, in span) error {
 			return err
 		}
 		p.admit(rows)
-		if err := p.pass(ctx, func() bool { return len(p.order) < p.cfg.InFlight+pageSize }); err != nil || ctx.Err() != nil {
+		enough := func() bool { return len(p.order) < lookAhead && len(p.ready) < p.cfg.InFlight }
+		if err := p.pass(ctx, enough); err != nil || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -193,10 +240,225 @@ func (p *pump) finish(ctx context.Context) error {
 	return nil
 }
 
-// record ends the work because the lease ends: what is in flight is waited for, what is confirmed is stored.
+// admit queues rows behind what is there, each key in its lane. Keys with stuck messages join those.
+func (p *pump) admit(rows []row) {
+	for i := range rows {
+		e := &entry{id: rows[i].ID, row: &rows[i]}
+		p.order = append(p.order, e)
+		l, busy := p.lanes[e.row.Key]
+		switch {
+		case p.stuck.keys[e.row.Key]:
+			p.divert(e)
+			continue
+		case !busy:
+			p.lanes[e.row.Key] = &lane{}
+			p.ready = append(p.ready, e)
+		default:
+			p.hold(e, l)
+		}
+		p.open++
+	}
+}
+
+// hold lets an entry wait behind others of its key; beyond a bound only its id is kept.
+func (p *pump) hold(e *entry, l *lane) {
+	l.waiting = append(l.waiting, e)
+	if p.loaded < p.cfg.InFlight+pageSize {
+		p.loaded++
+		return
+	}
+	e.row = nil
+}
+
+// pass hands messages to the router and takes results until enough says so or ctx ends.
+func (p *pump) pass(ctx context.Context, enough func() bool) error {
+	for !enough() && ctx.Err() == nil {
+		if _, err := p.turn(ctx, nil, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type event int
+
+const (
+	worked event = iota
+	woken
+	timedOut
+)
+
+// turn hands out one message, or takes one result, or waits for the first of wake, timer and ctx.
+func (p *pump) turn(ctx context.Context, wake <-chan struct{}, timer <-chan time.Time) (event, error) {
+	switch {
+	case p.stuck.full(p.open):
+		return worked, p.move(ctx)
+	case len(p.empty) > 0:
+		return worked, p.load(ctx)
+	}
+	var (
+		out  chan<- *message.Message
+		next *message.Message
+	)
+	if len(p.ready) > 0 && p.flying+p.paused+p.stuck.flying < p.cfg.InFlight {
+		out, next = p.out, p.prepare(p.ready[0])
+	}
+	select {
+	case out <- next:
+		p.launched()
+	case e := <-p.done:
+		return worked, p.result(ctx, e)
+	case e := <-p.again:
+		p.paused--
+		p.ready = append(p.ready, e)
+	case <-wake:
+		return woken, nil
+	case <-timer:
+		return timedOut, nil
+	case <-ctx.Done():
+	}
+	return worked, nil
+}
+
+// prepare builds the message of an attempt, once.
+func (p *pump) prepare(e *entry) *message.Message {
+	if e.delivery == nil {
+		e.delivery = newDelivery(e, p.db, p.sess)
+		e.delivery.report = func() { p.done <- e }
+	}
+	return e.delivery.msg
+}
+
+// launched notes that the router has taken the message at the head of ready.
+func (p *pump) launched() {
+	e := p.ready[0]
+	p.ready = p.ready[1:]
+	if e.seq != 0 {
+		p.stuck.flying++
+		return
+	}
+	p.flying++
+	p.sent = max(p.sent, e.id)
+}
+
+// result takes one finished attempt: on to the key's next message, again after a pause, or to outbox.stuck.
+func (p *pump) result(ctx context.Context, e *entry) error {
+	err := e.delivery.err
+	if e.seq != 0 {
+		return p.probed(ctx, e, err)
+	}
+	p.flying--
+	if err == nil {
+		p.confirm(e)
+		if p.fresh < p.cfg.InFlight {
+			return nil
+		}
+		return p.save(ctx, p.st)
+	}
+	if class := p.cfg.Classify(err); class != "" {
+		p.divertKey(e, class, err)
+		return nil
+	}
+	p.retry(e, err)
+	return nil
+}
+
+// confirm lets the key's next message go, and moves the cursor if the confirmed one was the first unfinished.
+func (p *pump) confirm(e *entry) {
+	key := e.row.Key
+	e.finished, e.row, e.delivery = true, nil, nil
+	p.open--
+	l := p.lanes[key]
+	switch {
+	case len(l.waiting) == 0:
+		delete(p.lanes, key)
+	case l.waiting[0].id > p.limit:
+	case l.waiting[0].row == nil:
+		p.empty = append(p.empty, key)
+	default:
+		p.loaded--
+		p.next(l)
+	}
+	p.advance()
+}
+
+// next makes a key's oldest waiting entry ready.
+func (p *pump) next(l *lane) {
+	p.ready = append(p.ready, l.waiting[0])
+	l.waiting = l.waiting[1:]
+}
+
+// load reads rows again that were too many to keep.
+func (p *pump) load(ctx context.Context) error {
+	byID := map[int64]*entry{}
+	for _, key := range p.empty {
+		for _, e := range p.lanes[key].waiting[:min(reload, len(p.lanes[key].waiting))] {
+			if e.row == nil {
+				byID[e.id] = e
+			}
+		}
+	}
+	rows, err := p.sess.rows(ctx, slices.Sorted(maps.Keys(byID)))
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		byID[rows[i].ID].row = &rows[i]
+		p.loaded++
+	}
+	for _, key := range p.empty {
+		p.loaded--
+		p.next(p.lanes[key])
+	}
+	p.empty = p.empty[:0]
+	return nil
+}
+
+// retry gives the message again after a pause that grows with its attempts, without end: the broker is away, which
+// is nobody's fault.
+func (p *pump) retry(e *entry, err error) {
+	p.paused++
+	e.attempts++
+	if e.attempts&(e.attempts-1) == 0 {
+		p.log.Warn("message not relayed, trying again", "message_id", e.row.UUID, "event_type", e.row.Topic,
+			"key", e.row.Key, "attempts", e.attempts, "error", err)
+	}
+	e.delivery = nil
+	pause := p.pause(e.attempts)
+	again := p.again
+	time.AfterFunc(pause, func() { again <- e })
+}
+
+// pause grows with the attempts, with jitter.
+func (p *pump) pause(attempts int) time.Duration {
+	pause := min(p.cfg.RetryMin<<min(attempts-1, 16), p.cfg.RetryMax)
+	return pause/2 + rand.N(pause/2+1)
+}
+
+// advance drops the finished entries at the head and moves the cursor to the last of them.
+func (p *pump) advance() {
+	n := 0
+	for n < len(p.order) && p.order[n].finished {
+		p.st.lastID = p.order[n].id
+		p.order[n] = nil
+		n++
+	}
+	p.order = p.order[n:]
+	p.fresh += n
+}
+
+// record ends the work because the lease ends: what is in flight is waited for, what is decided is stored.
 func (p *pump) record() error {
 	p.await()
 	ctx := context.Background()
+	if err := p.release(ctx); err != nil {
+		return err
+	}
+	if len(p.stuck.moving) > 0 {
+		if err := p.move(ctx); err != nil {
+			return err
+		}
+	}
 	switch {
 	case p.st.target == nil:
 		return nil
@@ -214,9 +476,14 @@ func (p *pump) await() {
 	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.Grace)
 	defer cancel()
 	p.limit = p.sent
-	p.ready = slices.DeleteFunc(p.ready, func(e *entry) bool { return e.row.ID > p.limit })
+	p.ready = slices.DeleteFunc(p.ready, func(e *entry) bool { return e.seq != 0 || e.id > p.limit })
 	refused := p.paused > 0
-	for ctx.Err() == nil && (p.flying > 0 || len(p.ready) > 0 && !refused) {
+	for ctx.Err() == nil && (p.flying+p.stuck.flying > 0 || len(p.ready)+len(p.empty) > 0 && !refused) {
+		if len(p.empty) > 0 && !refused {
+			refused = p.load(ctx) != nil // what could not be read is repeated
+			p.ready = slices.DeleteFunc(p.ready, func(e *entry) bool { return e.id > p.limit })
+			continue
+		}
 		var (
 			out  chan<- *message.Message
 			next *message.Message
@@ -228,124 +495,27 @@ func (p *pump) await() {
 		case out <- next:
 			p.launched()
 		case e := <-p.done:
-			p.flying--
-			if refused = refused || e.delivery.err != nil; e.delivery.err == nil {
-				p.confirm(e)
-			}
+			refused = p.lastResult(e) || refused
 		case <-ctx.Done():
 			p.log.Warn("lease ends with messages unconfirmed, their next relay repeats them", "messages", p.flying)
 		}
 	}
 }
 
-// admit queues rows behind what is there, each key in its lane.
-func (p *pump) admit(rows []row) {
-	for i := range rows {
-		e := &entry{row: rows[i]}
-		p.order = append(p.order, e)
-		if l, busy := p.lanes[e.row.Key]; busy {
-			l.waiting = append(l.waiting, e)
-			continue
+// lastResult takes a result after the lease has ended, and reports a refusal.
+func (p *pump) lastResult(e *entry) (refused bool) {
+	switch err := e.delivery.err; {
+	case e.seq != 0:
+		p.stuck.flying--
+		if err == nil {
+			p.stuck.released = append(p.stuck.released, e.seq)
 		}
-		p.lanes[e.row.Key] = &lane{}
-		p.ready = append(p.ready, e)
+		return false
+	case err != nil:
+		p.flying--
+		return true
 	}
-}
-
-// pass hands messages to the router and takes results until enough says so or ctx ends.
-func (p *pump) pass(ctx context.Context, enough func() bool) error {
-	for !enough() && ctx.Err() == nil {
-		var (
-			out  chan<- *message.Message
-			next *message.Message
-		)
-		if len(p.ready) > 0 && p.flying+p.paused < p.cfg.InFlight {
-			out, next = p.out, p.prepare(p.ready[0])
-		}
-		select {
-		case out <- next:
-			p.launched()
-		case e := <-p.done:
-			if err := p.result(ctx, e); err != nil {
-				return err
-			}
-		case e := <-p.again:
-			p.paused--
-			p.ready = append(p.ready, e)
-		case <-ctx.Done():
-		}
-	}
-	return nil
-}
-
-// prepare builds the message of an attempt, once.
-func (p *pump) prepare(e *entry) *message.Message {
-	if e.delivery == nil {
-		e.delivery = newDelivery(e, p.db, p.sess)
-		e.delivery.report = func() { p.done <- e }
-	}
-	return e.delivery.msg
-}
-
-// launched notes that the router has taken the message at the head of ready.
-func (p *pump) launched() {
-	e := p.ready[0]
-	p.ready = p.ready[1:]
-	p.flying++
-	p.sent = max(p.sent, e.row.ID)
-}
-
-// result takes one finished attempt: on to the key's next message, or again after a pause.
-func (p *pump) result(ctx context.Context, e *entry) error {
 	p.flying--
-	if err := e.delivery.err; err != nil {
-		p.retry(e, err)
-		return nil
-	}
 	p.confirm(e)
-	if p.fresh < p.cfg.InFlight {
-		return nil
-	}
-	return p.save(ctx, p.st)
-}
-
-// confirm lets the key's next message go, and moves the cursor if the confirmed one was the first unfinished.
-func (p *pump) confirm(e *entry) {
-	e.finished = true
-	l := p.lanes[e.row.Key]
-	switch {
-	case len(l.waiting) == 0:
-		delete(p.lanes, e.row.Key)
-	case l.waiting[0].row.ID <= p.limit:
-		p.ready = append(p.ready, l.waiting[0])
-		l.waiting = l.waiting[1:]
-	}
-	p.advance()
-}
-
-// retry gives the message again after a pause that grows with its attempts, without end: a message may wait,
-// it may not be lost.
-func (p *pump) retry(e *entry, err error) {
-	p.paused++
-	e.attempts++
-	if e.attempts&(e.attempts-1) == 0 {
-		p.log.Warn("message not relayed, trying again", "message_id", e.row.UUID, "event_type", e.row.Topic,
-			"key", e.row.Key, "attempts", e.attempts, "error", err)
-	}
-	e.delivery = nil
-	pause := min(p.cfg.RetryMin<<min(e.attempts-1, 16), p.cfg.RetryMax)
-	again := p.again
-	time.AfterFunc(pause/2+rand.N(pause/2+1), func() { again <- e })
-}
-
-// advance drops the finished entries at the head and moves the cursor to the last of them.
-func (p *pump) advance() {
-	n := 0
-	for n < len(p.order) && p.order[n].finished {
-		p.st.lastID = p.order[n].row.ID
-		p.order[n] = nil
-		n++
-	}
-	p.order = p.order[n:]
-	p.fresh += n
+	return false
 }

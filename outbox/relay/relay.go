@@ -30,6 +30,8 @@ type Config struct {
 	Publisher message.Publisher
 	// RoutingKey names the topic that a message is published under.
 	RoutingKey func(typ string, partition int) string
+	// Classify says whose fault an error of Publisher or a middleware is. Without it every error is the broker's.
+	Classify func(err error) Class
 	// Middlewares run around every publication, first one outermost.
 	Middlewares []message.HandlerMiddleware
 	// Label says who this relay is, for people. Default host and process id.
@@ -73,6 +75,9 @@ func (c *Config) setDefaults() error {
 	}
 	if c.InFlight <= 0 {
 		c.InFlight = 250
+	}
+	if c.Classify == nil {
+		c.Classify = func(error) Class { return "" }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

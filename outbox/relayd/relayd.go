@@ -75,7 +75,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	defer publisher.Close()
 	r, err := relay.New(relay.Config{
-		Databases: d.cfg.Databases, Publisher: publisher, RoutingKey: topology.RoutingKey,
+		Databases: d.cfg.Databases, Publisher: publisher, RoutingKey: topology.RoutingKey, Classify: classify,
 		Middlewares: append([]message.HandlerMiddleware{d.metrics.observe}, d.cfg.Middlewares...), Logger: d.cfg.Logger,
 	})
 	if err != nil {
@@ -145,4 +145,19 @@ func (d *Daemon) declare(ctx context.Context, t rabbitmq.Topology) {
 	if err := t.Apply(ctx, d.cfg.AMQPURL); err != nil && ctx.Err() == nil {
 		d.cfg.Logger.Warn("topology not declared, trying again on the timer", "error", err)
 	}
+}
+
+// classify tells a message's and a route's faults from the broker's.
+func classify(err error) relay.Class {
+	switch {
+	case errors.Is(err, rabbitmq.ErrUnroutable):
+		return relay.Unroutable
+	case errors.Is(err, rabbitmq.ErrRefused):
+		return relay.Refused
+	case errors.Is(err, rabbitmq.ErrUnencodable):
+		return relay.Unencodable
+	case errors.Is(err, rabbitmq.ErrTooLarge):
+		return relay.TooLarge
+	}
+	return ""
 }

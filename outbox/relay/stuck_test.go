@@ -1,0 +1,180 @@
+package relay_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/outboxtest"
+	"github.com/jcp/ticketwave/outbox/relay"
+)
+
+var (
+	errRoute = errors.New("nobody is bound")
+	errSize  = errors.New("too large")
+	errAway  = errors.New("the broker is away")
+)
+
+func classified(cfg relay.Config) relay.Config {
+	cfg.Classify = func(err error) relay.Class {
+		switch {
+		case errors.Is(err, errRoute):
+			return relay.Unroutable
+		case errors.Is(err, errSize):
+			return relay.TooLarge
+		}
+		return ""
+	}
+	return cfg
+}
+
+func stuckCount(t *testing.T, db *outboxtest.Database, where string) (n int) {
+	t.Helper()
+	if err := db.QueryRow(t.Context(), `SELECT count(*) FROM outbox.stuck WHERE `+where).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func several(key string, from, to int) (notes []outbox.Event) {
+	for n := from; n < to; n++ {
+		notes = append(notes, note{key, n})
+	}
+	return notes
+}
+
+// A key whose messages fail waits alone: in outbox.stuck, over a restart, and goes on in order when its fault has gone.
+func TestAFailingKeyWaitsAlone(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	rec := newRecorder()
+	var broken atomic.Bool
+	broken.Store(true)
+	rec.fail = func(msg *message.Message) error {
+		if broken.Load() && msg.Metadata.Get(outbox.HeaderSubject) == "bad" {
+			return errRoute
+		}
+		return nil
+	}
+	stop := start(t, classified(config(db, rec)))
+	for round := range 20 {
+		appendNotes(t, db, several("bad", 2*round, 2*round+2)...)
+		for k := range 20 {
+			appendNotes(t, db, note{fmt.Sprint("good", k), round})
+		}
+	}
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 400 }, "all others are relayed")
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `key = 'bad'`) == 40 }, "the key waits")
+	outboxtest.Eventually(t, 30*time.Second, func() bool {
+		return stuckCount(t, db, `class = 'unroutable' AND attempts > 2 AND error <> '' AND next_attempt IS NOT NULL AND NOT parked`) == 1
+	}, "its oldest message alone is tried again")
+	stop()
+	appendNotes(t, db, several("bad", 40, 45)...)
+	start(t, classified(config(db, rec)))
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `true`) == 45 }, "later messages wait too, after a restart")
+	broken.Store(false)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 445 }, "the key goes on")
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `true`) == 0 }, "nothing is left")
+	appendNotes(t, db, several("bad", 45, 50)...)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 450 }, "the key goes its ordinary way")
+	assertCommitOrder(t, db, rec)
+}
+
+// What is the message's own fault is parked at once, and tried no more until an operator says so.
+func TestAMessageThatCannotGoIsParked(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	rec := newRecorder()
+	var tries atomic.Int32
+	var mended atomic.Bool
+	rec.fail = func(msg *message.Message) error {
+		if string(msg.Payload) == `{"key":"bad","n":1}` && !mended.Load() {
+			tries.Add(1)
+			return errSize
+		}
+		return nil
+	}
+	start(t, classified(config(db, rec)))
+	appendNotes(t, db, several("bad", 0, 5)...)
+	appendNotes(t, db, several("good", 0, 5)...)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `parked AND class = 'too_large'`) == 1 && stuckCount(t, db, `true`) == 4 }, "the message is parked, and those behind it wait")
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 6 }, "all others are relayed")
+	if n := tries.Load(); n != 1 {
+		t.Errorf("it was tried %d times", n)
+	}
+	mended.Store(true)
+	if _, err := db.Exec(t.Context(), `UPDATE outbox.stuck SET parked = false, next_attempt = now() WHERE parked`); err != nil {
+		t.Fatal(err)
+	}
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 10 && stuckCount(t, db, `true`) == 0 }, "the key goes on")
+	assertCommitOrder(t, db, rec)
+}
+
+// Faults of every kind at random, and connections that break meanwhile: nothing is lost, no key is out of order.
+func TestFaultsOfEveryKindLoseNothing(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	rec := newRecorder()
+	var calm atomic.Bool
+	rec.fail = func(*message.Message) error {
+		switch n := rand.IntN(100); {
+		case calm.Load():
+		case n < 10:
+			return errRoute
+		case n < 12:
+			return errAway
+		case n == 12:
+			panic("a middleware panics")
+		}
+		return nil
+	}
+	cfg := classified(config(db, rec))
+	cfg.InFlight = 20 // rows beyond it are read again
+	start(t, cfg)
+	var writers sync.WaitGroup
+	const keys, each = 40, 50
+	for k := range keys {
+		writers.Go(func() {
+			for n := 0; n < each; n += 5 {
+				appendNotes(t, db, several(fmt.Sprint("k", k), n, n+5)...)
+			}
+		})
+	}
+	for range 5 {
+		before, _ := rec.distinct()
+		outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n > before+50 }, "relaying goes on")
+		if _, err := db.Exec(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'outbox relay'`); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writers.Wait()
+	calm.Store(true)
+	outboxtest.Eventually(t, time.Minute, func() bool { n, _ := rec.distinct(); return n == keys*each }, "all are relayed")
+	outboxtest.Eventually(t, time.Minute, func() bool { return stuckCount(t, db, `true`) == 0 }, "nothing is left")
+	assertCommitOrder(t, db, rec)
+}
+
+// A key that a window holds more of than memory may is read again, in order, while the others go on.
+func TestAHotKeyIsReadAgain(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	const total = 6000
+	if _, err := db.Exec(t.Context(), `
+		INSERT INTO outbox.messages (uuid, topic, key, payload)
+		SELECT gen_random_uuid(), 'test.notes.noted.v1', CASE WHEN n % 2 = 0 THEN 'hot' ELSE 'k' || n END, '{}' FROM generate_series(1, $1::int) AS n`, total); err != nil {
+		t.Fatal(err)
+	}
+	rec := newRecorder()
+	cfg := classified(config(db, rec))
+	cfg.InFlight = 10
+	start(t, cfg)
+	outboxtest.Eventually(t, time.Minute, func() bool { n, _ := rec.distinct(); return n == total }, "all are relayed")
+	assertCommitOrder(t, db, rec)
+}
