@@ -39,9 +39,9 @@ const (
 func InTx(ctx context.Context, db DB, fn func(tx pgx.Tx) error) error {
 	pause := txPauseMin
 	for try := 1; ; try++ {
-		wrote, err := inTxOnce(ctx, db, fn)
-		if err == nil && wrote {
-			hint(db)
+		touched, err := inTxOnce(ctx, db, fn)
+		if err == nil && touched != (partitions{}) {
+			hint(db, touched)
 		}
 		if err == nil || try == txTries || !conflict(err) {
 			return err
@@ -55,15 +55,15 @@ func InTx(ctx context.Context, db DB, fn func(tx pgx.Tx) error) error {
 	}
 }
 
-func inTxOnce(ctx context.Context, db DB, fn func(tx pgx.Tx) error) (wrote bool, err error) {
+func inTxOnce(ctx context.Context, db DB, fn func(tx pgx.Tx) error) (touched partitions, err error) {
 	conn, err := db.Acquire(ctx)
 	if err != nil {
-		return false, fmt.Errorf("begin: %w", err)
+		return touched, fmt.Errorf("begin: %w", err)
 	}
 	defer conn.Release() // closes a connection whose transaction has not ended
 	raw, err := conn.Conn().Begin(ctx)
 	if err != nil {
-		return false, fmt.Errorf("begin: %w", err)
+		return touched, fmt.Errorf("begin: %w", err)
 	}
 	unit := &unitTx{Tx: raw}
 	committed := false
@@ -73,20 +73,23 @@ func inTxOnce(ctx context.Context, db DB, fn func(tx pgx.Tx) error) (wrote bool,
 		}
 	}()
 	if err := fn(unit); err != nil {
-		return false, err
+		return touched, err
 	}
 	if err := ctx.Err(); err != nil { // known before COMMIT goes out, unknown after
-		return false, fmt.Errorf("commit: %w", err)
+		return touched, fmt.Errorf("commit: %w", err)
 	}
 	if err := sortByKey(unit.rows); err != nil {
-		return false, err
+		return touched, err
 	}
 	if len(unit.rows) == 0 {
 		committed = true
-		return false, outcome(raw.Commit(ctx))
+		return touched, outcome(raw.Commit(ctx))
+	}
+	for _, r := range unit.rows {
+		touched[PartitionOf(r.key)] = true
 	}
 	committed, err = commitWith(ctx, raw, unit.rows)
-	return committed, err
+	return touched, err
 }
 
 // commitWith writes the rows and commits in one round trip. When sent is false nothing was committed.
@@ -97,7 +100,7 @@ func commitWith(ctx context.Context, tx pgx.Tx, rows []row) (sent bool, err erro
 	batch.Queue("commit")
 	results := tx.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }() // its errors are those of the calls below
-	if _, err := results.Exec(); err != nil {
+	if _, err = results.Exec(); err != nil {
 		err = fmt.Errorf("append %d messages: %w", len(rows), err)
 		if refused(err) || pgconn.SafeToRetry(err) {
 			return false, err

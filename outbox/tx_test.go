@@ -490,7 +490,7 @@ func TestWakeUpsAreFewerThanCommits(t *testing.T) {
 		})
 	}
 	writers.Wait()
-	most := int(time.Since(start)/(5*time.Millisecond)) + 2
+	most := int(time.Since(start)/(2*time.Millisecond)) + 2
 	if n := wakeups(); n < 1 || n > most {
 		t.Errorf("%d wake-ups, want 1 to %d", n, most)
 	}

@@ -14,6 +14,8 @@ import (
 const (
 	// lookAhead bounds the messages of a window that are read while an earlier one waits; most are ids alone.
 	lookAhead = 50_000
+	// maxLoaded bounds the waiting messages that are kept whole: more than relaying without a hot key needs.
+	maxLoaded = 4 * pageSize
 	// reload is how many waiting messages of a key are read again at a time.
 	reload = 32
 )
@@ -223,12 +225,19 @@ func (p *pump) relayLarge(ctx context.Context, w window, in span) error {
 			return err
 		}
 		p.admit(rows)
-		enough := func() bool { return len(p.order) < lookAhead && len(p.ready) < p.cfg.InFlight }
-		if err := p.pass(ctx, enough); err != nil || ctx.Err() != nil {
+		if err := p.pass(ctx, p.wantsMore); err != nil || ctx.Err() != nil {
 			return err
 		}
 	}
 	return p.finish(ctx)
+}
+
+// wantsMore reports room for more rows: little is held, or what is held waits for so few keys that others could go.
+func (p *pump) wantsMore() bool {
+	if len(p.order) < p.cfg.InFlight+pageSize {
+		return true
+	}
+	return len(p.order) < lookAhead && p.flying+p.paused+len(p.ready) < p.cfg.InFlight/2
 }
 
 // finish works until nothing of the window is left, and closes it.
@@ -263,7 +272,7 @@ func (p *pump) admit(rows []row) {
 // hold lets an entry wait behind others of its key; beyond a bound only its id is kept.
 func (p *pump) hold(e *entry, l *lane) {
 	l.waiting = append(l.waiting, e)
-	if p.loaded < p.cfg.InFlight+pageSize {
+	if p.loaded < maxLoaded {
 		p.loaded++
 		return
 	}

@@ -40,7 +40,7 @@ type Config struct {
 	Logger *slog.Logger
 	// InFlight bounds the unconfirmed messages of a partition. Default 250.
 	InFlight int
-	// PollMin and PollMax bound the pause between two looks at an empty outbox. Default 20 and 500 ms.
+	// PollMin and PollMax bound the pause between two looks at an empty outbox. Default 20 and 750 ms.
 	PollMin, PollMax time.Duration
 	// RetryMin and RetryMax bound the pause before a refused message is tried again. Default 50 ms and 5 s.
 	RetryMin, RetryMax time.Duration
@@ -65,7 +65,7 @@ func (c *Config) setDefaults() error {
 		value    *time.Duration
 		fallback time.Duration
 	}{
-		{&c.PollMin, 20 * time.Millisecond}, {&c.PollMax, 500 * time.Millisecond},
+		{&c.PollMin, 20 * time.Millisecond}, {&c.PollMax, 750 * time.Millisecond},
 		{&c.RetryMin, 50 * time.Millisecond}, {&c.RetryMax, 5 * time.Second},
 		{&c.Grace, 15 * time.Second}, {&c.QueryTimeout, 30 * time.Second},
 	} {

@@ -3,6 +3,8 @@ package relay
 import (
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -113,10 +115,14 @@ func (s *source) listenOnce(ctx context.Context) error {
 		return err
 	}
 	for {
-		if _, err := raw.WaitForNotification(ctx); err != nil {
+		n, err := raw.WaitForNotification(ctx)
+		if err != nil {
 			return err
 		}
-		for _, wake := range s.wakes {
+		for partition, wake := range s.wakes {
+			if n.Payload != "" && !strings.Contains(n.Payload, strconv.Itoa(partition)) {
+				continue
+			}
 			select {
 			case wake <- struct{}{}:
 			default:

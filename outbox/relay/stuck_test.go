@@ -104,7 +104,9 @@ func TestAMessageThatCannotGoIsParked(t *testing.T) {
 	start(t, classified(config(db, rec)))
 	appendNotes(t, db, several("bad", 0, 5)...)
 	appendNotes(t, db, several("good", 0, 5)...)
-	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `parked AND class = 'too_large'`) == 1 && stuckCount(t, db, `true`) == 4 }, "the message is parked, and those behind it wait")
+	outboxtest.Eventually(t, 30*time.Second, func() bool {
+		return stuckCount(t, db, `parked AND class = 'too_large'`) == 1 && stuckCount(t, db, `true`) == 4
+	}, "the message is parked, and those behind it wait")
 	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 6 }, "all others are relayed")
 	if n := tries.Load(); n != 1 {
 		t.Errorf("it was tried %d times", n)
@@ -165,7 +167,7 @@ func TestFaultsOfEveryKindLoseNothing(t *testing.T) {
 func TestAHotKeyIsReadAgain(t *testing.T) {
 	t.Parallel()
 	db := outboxtest.NewDatabase(t, "notes")
-	const total = 6000
+	const total = 20_000
 	if _, err := db.Exec(t.Context(), `
 		INSERT INTO outbox.messages (uuid, topic, key, payload)
 		SELECT gen_random_uuid(), 'test.notes.noted.v1', CASE WHEN n % 2 = 0 THEN 'hot' ELSE 'k' || n END, '{}' FROM generate_series(1, $1::int) AS n`, total); err != nil {
