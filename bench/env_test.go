@@ -78,20 +78,26 @@ func (br *broker) purge(b *testing.B) {
 // await waits until the queues hold n messages, and fails when they come to hold more.
 func (br *broker) await(b *testing.B, n int, limit time.Duration) {
 	b.Helper()
+	if depth := br.atLeast(b, n, limit); depth > n {
+		b.Fatalf("the queues hold %d messages, want %d", depth, n)
+	}
+}
+
+// atLeast waits until the queues hold n messages, and returns how many they hold.
+func (br *broker) atLeast(b *testing.B, n int, limit time.Duration) (depth int) {
+	b.Helper()
 	ch := br.channel(b)
 	defer func() { _ = ch.Close() }()
 	for end := time.Now().Add(limit); ; time.Sleep(10 * time.Millisecond) {
-		depth := 0
+		depth = 0
 		for p := range outbox.Partitions {
 			q, err := ch.QueueDeclarePassive(topology.QueueName("sink", p), true, false, false, false, nil)
 			must(b, err)
 			depth += q.Messages
 		}
 		switch {
-		case depth == n:
-			return
-		case depth > n:
-			b.Fatalf("the queues hold %d messages, want %d", depth, n)
+		case depth >= n:
+			return depth
 		case time.Now().After(end):
 			b.Fatalf("the queues hold %d messages of %d after %v", depth, n, limit)
 		}
