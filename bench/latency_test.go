@@ -37,7 +37,9 @@ type clock struct {
 	arrived              atomic.Int64
 }
 
-func newClock(n int) *clock { return &clock{committed: make([]atomic.Int64, n), delivered: make([]atomic.Int64, n)} }
+func newClock(n int) *clock {
+	return &clock{committed: make([]atomic.Int64, n), delivered: make([]atomic.Int64, n)}
+}
 
 // listen consumes the sink queues until the benchmark ends.
 func (c *clock) listen(b *testing.B, br *broker) (stop func()) {
@@ -284,4 +286,3 @@ func measureSome(b *testing.B, br *broker, n, want, perSecond int, send send) []
 	c.await(b, want)
 	return c.ms()
 }
-

@@ -79,7 +79,9 @@ func (r *Row) add(name string, value float64, unit string) {
 	r.say("%s: %s %s", name, short(value), unit)
 }
 
-func (r *Row) note(format string, args ...any) { r.Notes = append(r.Notes, fmt.Sprintf(format, args...)) }
+func (r *Row) note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+}
 
 func (r *Row) judge(met bool) { r.Met = &met }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -19,8 +20,9 @@ import (
 // are made: both belong to the whole cluster, and neither can be made twice.
 const createLock = 0x7469636b65747761
 
-// ahead is how many daily partitions are made in advance.
-const ahead = 30
+// ahead is how many daily partitions are made in advance. Each costs every query of the relay, and the loops that keep
+// the partitions make them long before they are needed.
+const ahead = 7
 
 // Migrate makes the roles and databases of the plan that are missing and brings every schema up to date. It
 // may be run again and by several processes at once; each returns when everything is there. adminURL is a
@@ -55,7 +57,7 @@ func migrateDatabase(ctx context.Context, adminURL string, db Database, plan Pla
 			return fmt.Errorf("schema %s: %w", name, err)
 		}
 	}
-	return settle(ctx, conn, db)
+	return settle(ctx, conn, db, log.With("database", db.Name))
 }
 
 // migrateSchema applies one folder under goose's session lock.
@@ -97,7 +99,7 @@ func createSchema(ctx context.Context, conn *pgx.Conn, name string) error {
 }
 
 // settle does what is done at every run: who may read the versions, the outbox's source, partitions ahead.
-func settle(ctx context.Context, conn *pgx.Conn, db Database) error {
+func settle(ctx context.Context, conn *pgx.Conn, db Database, log *slog.Logger) error {
 	return locked(ctx, conn, createLock, func() error {
 		for _, name := range db.Schemas {
 			for _, role := range groups(name) {
@@ -109,7 +111,7 @@ func settle(ctx context.Context, conn *pgx.Conn, db Database) error {
 		}
 		for _, name := range []string{"outbox", "inbox"} {
 			if slices.Contains(db.Schemas, name) {
-				if _, err := conn.Exec(ctx, `SELECT `+name+`.add_partitions($1)`, ahead); err != nil {
+				if err := addPartitions(ctx, conn, name, log); err != nil {
 					return fmt.Errorf("add partitions to %s: %w", name, err)
 				}
 			}
@@ -119,6 +121,33 @@ func settle(ctx context.Context, conn *pgx.Conn, db Database) error {
 		}
 		return setSource(ctx, conn, db.Source)
 	})
+}
+
+// addPartitions makes the days that are missing, one at a time. A day that cannot be made now without making
+// somebody wait is left to the loops that keep the partitions.
+func addPartitions(ctx context.Context, conn *pgx.Conn, name string, log *slog.Logger) error {
+	rows, err := conn.Query(ctx, `SELECT day::text FROM `+name+`.missing_partitions($1) AS day`, ahead)
+	if err != nil {
+		return err
+	}
+	days, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, day := range days {
+		var reason *string
+		err := conn.QueryRow(ctx, `SELECT `+name+`.add_partition($1::text::date)`, day).Scan(&reason)
+		var pg *pgconn.PgError
+		switch {
+		case errors.As(err, &pg) && pg.Code == "55P03": // lock_not_available
+			log.Warn("partition not made, its lock is taken", "schema", name, "day", day)
+		case err != nil:
+			return err
+		case reason != nil:
+			log.Warn("partition not made", "schema", name, "day", day, "reason", *reason)
+		}
+	}
+	return nil
 }
 
 func setSource(ctx context.Context, conn *pgx.Conn, source string) error {

@@ -162,7 +162,7 @@ func TestPartitionsAreMadeAhead(t *testing.T) {
 	for _, c := range []struct {
 		days int
 		want string
-	}{{0, "messages_2%"}, {1, "messages_2%"}, {30, "messages_2%"}, {32, "messages_default"}} {
+	}{{0, "messages_2%"}, {1, "messages_2%"}, {7, "messages_2%"}, {9, "messages_default"}} {
 		const noon = `date_trunc('day', now(), 'UTC') + $1 * interval '1 day' + interval '12 hours'`
 		for schemaName, insert := range map[string]string{
 			"outbox": `INSERT INTO outbox.messages (uuid, topic, key, payload, created_at)
@@ -187,8 +187,8 @@ func TestMigrateMakesMissingPartitions(t *testing.T) {
 	const partitions = `SELECT count(*) FROM pg_inherits WHERE inhparent IN ('outbox.messages'::regclass, 'inbox.messages'::regclass)`
 	before := query[int](t, pool, partitions)
 	_, err := pool.Exec(t.Context(), `DO $$ BEGIN
-		EXECUTE 'DROP TABLE outbox.messages_' || to_char(now() AT TIME ZONE 'UTC' + interval '30 days', 'YYYYMMDD');
-		EXECUTE 'DROP TABLE inbox.messages_' || to_char(now() AT TIME ZONE 'UTC' + interval '30 days', 'YYYYMMDD');
+		EXECUTE 'DROP TABLE outbox.messages_' || to_char(now() AT TIME ZONE 'UTC' + interval '7 days', 'YYYYMMDD');
+		EXECUTE 'DROP TABLE inbox.messages_' || to_char(now() AT TIME ZONE 'UTC' + interval '7 days', 'YYYYMMDD');
 	END $$`)
 	if err != nil {
 		t.Fatal(err)

@@ -11,9 +11,11 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/outbox/rabbitmq"
 	"github.com/jcp/ticketwave/outbox/relay"
+	"github.com/jcp/ticketwave/outbox/retention"
 )
 
 // Config describes a daemon. Zero values take the defaults.
@@ -26,6 +28,8 @@ type Config struct {
 	Middlewares []message.HandlerMiddleware
 	// Logger takes what people need to know. Default slog.Default.
 	Logger *slog.Logger
+	// Keep is how long messages are kept after they were relayed. Default [retention.KeepRelayed].
+	Keep time.Duration
 	// Redeclare is the time between two declarations of the topology. Default 1 min.
 	Redeclare time.Duration
 }
@@ -81,14 +85,29 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("relayd: %w", err)
 	}
-	var redeclare sync.WaitGroup
-	defer redeclare.Wait()
-	declaring, stop := context.WithCancel(ctx)
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	looping, stop := context.WithCancel(ctx)
 	defer stop()
-	d.declare(declaring, topology)
-	redeclare.Go(func() { d.keepDeclared(declaring) })
+	d.declare(looping, topology)
+	loops.Go(func() { d.keepDeclared(looping) })
+	for _, db := range d.cfg.Databases {
+		loops.Go(func() { d.keepPartitions(looping, db) })
+	}
 	d.running.Store(&parts{publisher: publisher, relay: r})
 	return r.Run(ctx)
+}
+
+// keepPartitions makes a database's partitions ahead and drops old ones, until ctx ends.
+func (d *Daemon) keepPartitions(ctx context.Context, db relay.Database) {
+	log := d.cfg.Logger.With("database", db.Name)
+	conn, err := pgx.ParseConfig(db.URL)
+	if err == nil {
+		err = retention.Run(ctx, retention.Config{Connect: conn, Schema: "outbox", Keep: d.cfg.Keep, Logger: log})
+	}
+	if err != nil {
+		log.Error("partitions are not kept", "error", err)
+	}
 }
 
 // awaitTopology asks the databases in turn until one has a topology. It fails only when ctx ends.

@@ -89,7 +89,7 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 REVOKE ALL ON FUNCTION inbox.add_partitions FROM PUBLIC;
-SELECT inbox.add_partitions(30);
+SELECT inbox.add_partitions(7);
 
 GRANT USAGE ON SCHEMA inbox TO inbox_consumer;
 GRANT SELECT, INSERT, UPDATE ON inbox.messages TO inbox_consumer;

@@ -175,7 +175,7 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 REVOKE ALL ON FUNCTION outbox.add_partitions FROM PUBLIC;
-SELECT outbox.add_partitions(30);
+SELECT outbox.add_partitions(7);
 
 -- Writers may append and no more: id, partition, transaction_id and created_at are not theirs to choose.
 GRANT USAGE ON SCHEMA outbox TO outbox_writer, outbox_relay;

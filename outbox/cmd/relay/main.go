@@ -49,7 +49,7 @@ func main() {
 // run opens what the options name and relays until ctx ends.
 func run(ctx context.Context, opts options, out io.Writer) error {
 	log := slog.New(slog.NewJSONHandler(out, &slog.HandlerOptions{Level: opts.LogLevel})).With("service", "relay")
-	daemon, err := relayd.New(relayd.Config{Databases: opts.Databases, AMQPURL: opts.AMQPURL, Logger: log})
+	daemon, err := relayd.New(relayd.Config{Databases: opts.Databases, AMQPURL: opts.AMQPURL, Keep: opts.Keep, Logger: log})
 	if err != nil {
 		return err
 	}

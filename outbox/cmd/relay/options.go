@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jcp/ticketwave/outbox/relay"
+	"github.com/jcp/ticketwave/outbox/retention"
 )
 
 // options are what the relay can be told: flag over environment over default.
@@ -22,6 +23,7 @@ type options struct {
 	AMQPURL   string
 	HTTPAddr  string
 	LogLevel  slog.Level
+	Keep      time.Duration
 	Health    bool
 }
 
@@ -34,6 +36,7 @@ usage: relay [flags]
   -databases  TW_RELAY_DATABASES  name=postgres://...,name=postgres://...  (required)
   -amqp       TW_AMQP_URL         amqp://user:password@host:port/vhost    (required)
   -http       TW_HTTP_ADDR        address of /livez, /readyz and /metrics (default :5010)
+  -keep       TW_RELAY_KEEP       how long relayed messages are kept, 1h or longer (default 168h)
   -log-level  TW_LOG_LEVEL        debug, info, warn or error              (default info)
   -health                         ask the relay that runs on the -http address whether it is ready, and exit
 
@@ -52,6 +55,7 @@ func parse(args []string, getenv func(string) string, out io.Writer) (options, e
 	databases := flags.String("databases", env("TW_RELAY_DATABASES", ""), "")
 	amqp := flags.String("amqp", env("TW_AMQP_URL", ""), "")
 	addr := flags.String("http", env("TW_HTTP_ADDR", ":5010"), "")
+	keep := flags.String("keep", env("TW_RELAY_KEEP", retention.KeepRelayed.String()), "")
 	level := flags.String("log-level", env("TW_LOG_LEVEL", "info"), "")
 	health := flags.Bool("health", false, "")
 	if err := flags.Parse(args); err != nil {
@@ -65,10 +69,10 @@ func parse(args []string, getenv func(string) string, out io.Writer) (options, e
 		return options{}, fmt.Errorf("unexpected argument %q (relay -help lists the flags)", flags.Arg(0))
 	}
 	opts := options{AMQPURL: *amqp, HTTPAddr: *addr, Health: *health}
-	return opts.check(*databases, *level)
+	return opts.check(*databases, *level, *keep)
 }
 
-func (o options) check(databases, level string) (options, error) {
+func (o options) check(databases, level, keep string) (options, error) {
 	if _, _, err := net.SplitHostPort(o.HTTPAddr); err != nil {
 		return o, fmt.Errorf("TW_HTTP_ADDR is %q: want host:port or :port", o.HTTPAddr)
 	}
@@ -82,6 +86,9 @@ func (o options) check(databases, level string) (options, error) {
 		return o, errors.New("TW_AMQP_URL: want amqp://user:password@host:port/vhost")
 	}
 	var err error
+	if o.Keep, err = time.ParseDuration(keep); err != nil || o.Keep < retention.MinKeep {
+		return o, fmt.Errorf("TW_RELAY_KEEP is %q: want a time of 1h or longer, 168h for example", keep)
+	}
 	o.Databases, err = parseDatabases(databases)
 	return o, err
 }
@@ -111,7 +118,7 @@ func (o options) redacted() map[string]any {
 	for _, db := range o.Databases {
 		databases = append(databases, db.Name+"="+redact(db.URL))
 	}
-	return map[string]any{"databases": databases, "amqp": redact(o.AMQPURL), "http": o.HTTPAddr, "logLevel": o.LogLevel.String()}
+	return map[string]any{"databases": databases, "amqp": redact(o.AMQPURL), "http": o.HTTPAddr, "logLevel": o.LogLevel.String(), "keep": o.Keep.String()}
 }
 
 func redact(address string) string {

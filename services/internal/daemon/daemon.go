@@ -8,12 +8,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/jcp/ticketwave/outbox/inbox"
+	"github.com/jcp/ticketwave/outbox/retention"
 	"github.com/jcp/ticketwave/services/internal/bus"
 	"github.com/jcp/ticketwave/services/internal/web"
 	schema "github.com/jcp/ticketwave/sql"
@@ -141,10 +143,24 @@ func (d *daemon) consume(ctx context.Context) error {
 	if err := d.awaitSchema(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	var keeping sync.WaitGroup
+	defer keeping.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	keeping.Go(func() { d.keepPartitions(ctx) })
 	if err := d.bus.Run(ctx); err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}
 	return nil
+}
+
+// keepPartitions makes the inbox's partitions ahead and drops old ones, until ctx ends.
+func (d *daemon) keepPartitions(ctx context.Context) {
+	conn := d.cfg.Pool.Config().ConnConfig
+	conn.Tracer = nil
+	if err := retention.Run(ctx, retention.Config{Connect: conn, Schema: "inbox", Logger: d.cfg.Logger}); err != nil {
+		d.cfg.Logger.ErrorContext(ctx, "partitions are not kept", "error", err)
+	}
 }
 
 // awaitSchema returns nil when the schema is new enough or ctx has ended, and ErrOld. A database that is away is
