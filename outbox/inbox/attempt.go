@@ -75,12 +75,12 @@ func (w *worker) inTx(ctx context.Context, tx pgx.Tx, d delivery) (Result, error
 
 // call runs the handler; a panic is its error.
 func (w *worker) call(ctx context.Context, tx pgx.Tx, d delivery) (err error) {
-	handle, ok := w.handlers[d.meta.Type]
+	h, ok := w.handlers[d.meta.Type]
 	if !ok {
 		return fmt.Errorf("%w: %q", errUnknownType, d.meta.Type)
 	}
 	defer recovered(ctx, w.Consumer, &err)
-	return handle(ctx, tx, d.payload)
+	return h.call(ctx, tx, d.payload)
 }
 
 // fail stores the message as stuck, unless somebody else has decided about it meanwhile.
@@ -118,7 +118,7 @@ func (w *worker) failure(attempts int, cause error) failure {
 	}
 	return failure{
 		attempts: attempts, class: class, text: clip(cause.Error(), 2000), fingerprint: fingerprint(cause), build: w.cfg.Build,
-		parked: class == classPermanent || attempts >= w.cfg.MaxAttempts,
+		parked: class == classPermanent || class == classTooOld || attempts >= w.cfg.MaxAttempts,
 		pause:  pause/2 + rand.N(pause/2+1),
 	}
 }

@@ -27,6 +27,7 @@ var (
 	errUnknownType = errors.New("no handler for this type")
 	errUndecodable = errors.New("the body does not fit its type")
 	errPanic       = errors.New("the handler panicked")
+	errTooOld      = errors.New("the message is older than what the inbox remembers: it may have been handled")
 )
 
 // Classes of failure, as stored with a stuck message.
@@ -36,6 +37,7 @@ const (
 	classPanic       = "panic"
 	classUnknownType = "unknown_type"
 	classUndecodable = "undecodable"
+	classTooOld      = "too_old"
 )
 
 func classOf(err error) string {
@@ -49,6 +51,8 @@ func classOf(err error) string {
 		return classUndecodable
 	case errors.Is(err, errPanic):
 		return classPanic
+	case errors.Is(err, errTooOld):
+		return classTooOld
 	}
 	return classHandler
 }

@@ -60,8 +60,8 @@ type Config struct {
 	Name string
 	// Pool connects as a role that is a member of inbox_consumer, and of outbox_writer if handlers append.
 	Pool *pgxpool.Pool
-	// Subscriber gives one message at a time per queue, in order, and keeps the rest at the broker when a
-	// subscription ends. A message that is nacked may be given again.
+	// Subscriber gives the messages of a queue in order, Batch of them before the first is acknowledged, and leaves
+	// the rest with the broker when a subscription ends. A message that is nacked, and those after it, are given again.
 	Subscriber message.Subscriber
 	// Dead publishes to the dead-letter exchange; the topic is the queue's name.
 	Dead message.Publisher
@@ -73,6 +73,9 @@ type Config struct {
 	Observe func(Outcome)
 	// Build is stored with failures. Default the revision this program was built from.
 	Build string
+	// Batch is how many messages, of those that are there, are handled in one transaction. When one of them fails, they
+	// are handled one by one; what their handlers did outside the transaction then happens again. Default 1.
+	Batch int
 	// Tries is how often a handler is called before its message is stuck. Default 3.
 	Tries int
 	// MaxAttempts is after how many failures in all a message is parked. Default 12.
@@ -109,6 +112,7 @@ func (c *Config) setDefaults() error {
 	if c.Build == "" {
 		c.Build = revision()
 	}
+	c.Batch = orDefault(c.Batch, 1)
 	c.Tries = orDefault(c.Tries, 3)
 	c.MaxAttempts = orDefault(c.MaxAttempts, 12)
 	c.RetryMin = orDefault(c.RetryMin, time.Second)
@@ -143,8 +147,29 @@ type Consumer struct {
 	handlers map[string]handler
 }
 
-// handler decodes a payload and calls the typed function.
-type handler func(ctx context.Context, tx pgx.Tx, payload []byte) error
+// handler decodes a payload and calls the typed functions.
+type handler struct {
+	call func(ctx context.Context, tx pgx.Tx, payload []byte) error
+	lock func(payload []byte) string // nil for the message's key
+}
+
+// Option of a handler of events E.
+type Option[E any] func(h *handler)
+
+// Locks names the row that the handler changes and handlers of other keys change too: a batch of messages is handled
+// in the order of these names, so that two batches never wait for each other crosswise. Without it the handler is
+// taken to change what belongs to the message's key alone. Messages of one key must lock the same.
+func Locks[E any](row func(event E) string) Option[E] {
+	return func(h *handler) {
+		h.lock = func(payload []byte) string {
+			var event E
+			if json.Unmarshal(payload, &event) != nil {
+				return "" // its handler will say so
+			}
+			return row(event)
+		}
+	}
+}
 
 // New checks the configuration. The consumer does nothing until Run.
 func New(cfg Config) (*Consumer, error) {
@@ -162,11 +187,11 @@ func New(cfg Config) (*Consumer, error) {
 // The body is decoded from JSON, unknown fields ignored; if E has a method Validate() error, it is asked next.
 // A body that does not fit waits in inbox.stuck, as does one of a type without a handler: a newer build may know it.
 // Handling one type twice panics.
-func Handle[E any](c *Consumer, typ string, handle func(ctx context.Context, tx pgx.Tx, event E) error) {
+func Handle[E any](c *Consumer, typ string, handle func(ctx context.Context, tx pgx.Tx, event E) error, options ...Option[E]) {
 	if _, taken := c.handlers[typ]; taken {
 		panic("inbox: a second handler for " + typ)
 	}
-	c.handlers[typ] = func(ctx context.Context, tx pgx.Tx, payload []byte) error {
+	h := handler{call: func(ctx context.Context, tx pgx.Tx, payload []byte) error {
 		var event E
 		if err := json.Unmarshal(payload, &event); err != nil {
 			return fmt.Errorf("%w %s: %w", errUndecodable, typ, err)
@@ -177,7 +202,11 @@ func Handle[E any](c *Consumer, typ string, handle func(ctx context.Context, tx 
 			}
 		}
 		return handle(ctx, tx, event)
+	}}
+	for _, option := range options {
+		option(&h)
 	}
+	c.handlers[typ] = h
 }
 
 // Run handles messages of the partitions that this process holds leases for until ctx ends. Then handlers that

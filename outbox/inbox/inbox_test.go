@@ -65,17 +65,20 @@ func (b *bench) publisher(exchange string) *rabbitmq.Publisher {
 	return p
 }
 
+// testBatch is how many messages one transaction may handle in tests.
+const testBatch = 8
+
 var quiet = slog.New(slog.DiscardHandler)
 
 // config is a consumer's, quick enough for tests.
 func (b *bench) config() inbox.Config {
-	sub, err := rabbitmq.NewSubscriber(rabbitmq.SubscriberConfig{URL: b.amqp}, quiet)
+	sub, err := rabbitmq.NewSubscriber(rabbitmq.SubscriberConfig{URL: b.amqp, Outstanding: testBatch}, quiet)
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { _ = sub.Close() })
 	return inbox.Config{
-		Name: "billing", Pool: outboxtest.NewPool(b.t, b.ServiceURL), Subscriber: sub, Dead: b.dead, Topology: topology, Logger: quiet,
+		Name: "billing", Batch: testBatch, Pool: outboxtest.NewPool(b.t, b.ServiceURL), Subscriber: sub, Dead: b.dead, Topology: topology, Logger: quiet,
 		Look: 20 * time.Millisecond, RetryMin: 20 * time.Millisecond, RetryMax: 100 * time.Millisecond, Build: "test",
 		LeaseInterval: 50 * time.Millisecond,
 	}
@@ -302,7 +305,7 @@ func TestTheUnreadableGoesToTheDeadLetterQueue(t *testing.T) {
 	b.publish("k0", noID)
 	b.send("k0", 1)
 	b.settled("k0", []int{1})
-	sub, err := rabbitmq.NewSubscriber(rabbitmq.SubscriberConfig{URL: b.amqp}, quiet)
+	sub, err := rabbitmq.NewSubscriber(rabbitmq.SubscriberConfig{URL: b.amqp, Outstanding: testBatch}, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,15 +29,19 @@ const (
 	insertDone = `
 		INSERT INTO inbox.messages (message_id, consumer) VALUES ($1, $2)
 		ON CONFLICT DO NOTHING`
+	// tooOld holds for an id from before everything that the inbox remembers. Other versions say nothing about time.
+	tooOld   = `substr(id::text, 15, 1) = '7' AND id < since`
 	keyWaits = `
 		SELECT EXISTS (SELECT FROM inbox.stuck WHERE consumer = $1 AND key = $2)`
 )
 
-// open is Once and a look at whether the key's earlier messages wait, in one round trip.
+// open is Once and a look at whether the key's earlier messages wait, in one round trip. A message from before what
+// the inbox remembers is errTooOld, unless it is known.
 func open(ctx context.Context, tx pgx.Tx, consumer string, m Meta) (first, waits bool, err error) {
 	batch := &pgx.Batch{}
 	batch.Queue(insertDone, m.ID, consumer)
 	batch.Queue(keyWaits, consumer, m.Key)
+	batch.Queue(`SELECT `+tooOld+` FROM inbox.remembered, (SELECT $1::uuid AS id) AS m`, m.ID)
 	results := tx.SendBatch(ctx, batch)
 	defer func() { _ = results.Close() }() // its errors are those of the calls below
 	tag, err := results.Exec()
@@ -47,7 +51,14 @@ func open(ctx context.Context, tx pgx.Tx, consumer string, m Meta) (first, waits
 	if err := results.QueryRow().Scan(&waits); err != nil {
 		return false, false, fmt.Errorf("look for earlier messages of the key: %w", err)
 	}
-	return tag.RowsAffected() == 1, waits, results.Close()
+	var old bool
+	if err := results.QueryRow().Scan(&old); err != nil {
+		return false, false, fmt.Errorf("look how far the inbox remembers: %w", err)
+	}
+	if first = tag.RowsAffected() == 1; first && old {
+		return false, false, errTooOld
+	}
+	return first, waits, results.Close()
 }
 
 // lockKey keeps everybody else from diverting, retrying or releasing messages of the key.

@@ -22,10 +22,11 @@ type worker struct {
 	partition int
 	queue     string
 	log       *slog.Logger
+	batch     int // how many messages the next transaction may handle
 }
 
 func (c *Consumer) work(ctx context.Context, held lease.Held) error {
-	w := &worker{Consumer: c, partition: held.Partition, queue: c.cfg.Topology.QueueName(c.cfg.Name, held.Partition)}
+	w := &worker{Consumer: c, partition: held.Partition, queue: c.cfg.Topology.QueueName(c.cfg.Name, held.Partition), batch: c.cfg.Batch}
 	w.log = c.cfg.Logger.With("queue", w.queue)
 	messages, err := c.cfg.Subscriber.Subscribe(ctx, w.queue)
 	if err != nil {
@@ -49,7 +50,7 @@ func (w *worker) run(ctx context.Context, messages <-chan *message.Message) erro
 			if !ok {
 				return nil
 			}
-			w.receive(ctx, msg)
+			w.receiveAll(ctx, w.gather(msg, messages))
 		case <-look.C:
 			w.retryDue(ctx)
 		}

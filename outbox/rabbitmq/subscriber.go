@@ -21,6 +21,10 @@ type SubscriberConfig struct {
 	Name string
 	// Prefetch is how many messages the broker sends ahead per queue. Default 16.
 	Prefetch int
+	// Outstanding is how many messages of a queue are handed out before the first is acknowledged. With more than one,
+	// they must be acknowledged in order, and a nack ends the broker's consumer for a pause: it takes everything back
+	// that is not acknowledged and gives it again, in order. Default 1.
+	Outstanding int
 	// Grace is how long a handler that runs is waited for when its subscription ends; then its message's context is
 	// cancelled, and a second later it is left alone. Default 30 s.
 	Grace time.Duration
@@ -31,7 +35,8 @@ type SubscriberConfig struct {
 }
 
 func (c *SubscriberConfig) setDefaults() {
-	c.Prefetch = orDefault(c.Prefetch, 16)
+	c.Outstanding = orDefault(c.Outstanding, 1)
+	c.Prefetch = orDefault(c.Prefetch, max(16, 2*c.Outstanding))
 	c.Grace = orDefault(c.Grace, 30*time.Second)
 	c.RedeliverMin = orDefault(c.RedeliverMin, 50*time.Millisecond)
 	c.RedeliverMax = orDefault(c.RedeliverMax, 5*time.Second)
@@ -78,7 +83,7 @@ func (s *Subscriber) State() State {
 	return state
 }
 
-// Subscribe gives the messages of a queue, one at a time, until ctx ends or Close; then it closes the channel, after
+// Subscribe gives the messages of a queue, one at a time or as many as Outstanding, until ctx ends or Close; then it closes the channel, after
 // the handler that runs has finished. The queue may be missing and the broker away; both are waited for.
 func (s *Subscriber) Subscribe(ctx context.Context, queue string) (<-chan *message.Message, error) {
 	s.mu.Lock()
@@ -88,7 +93,7 @@ func (s *Subscriber) Subscribe(ctx context.Context, queue string) (<-chan *messa
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(s.stopping, cancel)
-	out := make(chan *message.Message)
+	out := make(chan *message.Message, s.cfg.Outstanding-1)
 	s.subs.Go(func() {
 		defer close(out)
 		defer cancel()
@@ -147,6 +152,10 @@ func (s *Subscriber) consume(ctx context.Context, conn *amqp.Connection, queue s
 	deliveries, err := ch.Consume(queue, "", false, false, false, false, nil)
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
+	}
+	if s.cfg.Outstanding > 1 {
+		several := handout{Subscriber: s, ch: ch, deliveries: deliveries, closed: closed, out: out}
+		return several.run(ctx)
 	}
 	for ctx.Err() == nil {
 		select {

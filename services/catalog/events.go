@@ -22,7 +22,8 @@ const (
 
 // Handlers says what the catalog listens to.
 func (s *Service) Handlers(c *inbox.Consumer) {
-	inbox.Handle(c, contracts.TypeUpdateEventInventory, s.Reserve)
+	inbox.Handle(c, contracts.TypeUpdateEventInventory, s.Reserve,
+		inbox.Locks(func(e contracts.UpdateEventInventory) string { return e.EventID }))
 }
 
 func (e Event) published() contracts.CatalogEventPublished {

@@ -13,6 +13,9 @@ const (
 	logPublished  = "📊 Published NotificationSentIntegrationEvent"
 )
 
+// Batch is one message in a transaction: an e-mail cannot be rolled back with those of others.
+func (s *Service) Batch() int { return 1 }
+
 // Handlers says what notification listens to.
 func (s *Service) Handlers(c *inbox.Consumer) {
 	inbox.Handle(c, contracts.TypeSendBookingNotification, s.Notify)

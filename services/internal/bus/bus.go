@@ -33,6 +33,8 @@ type Config struct {
 	URL string
 	// Pool is the service's database, with its inbox.
 	Pool *pgxpool.Pool
+	// Batch is how many messages one transaction may handle: 1 for a service whose handlers have effects outside.
+	Batch int
 	// Logger takes what people need to know.
 	Logger *slog.Logger
 	// Observe, if set, is told what became of every message. It must not block.
@@ -58,7 +60,7 @@ type State struct {
 // consumed before Run.
 func Open(cfg Config) (*Bus, error) {
 	topology := Topology()
-	subscriber, err := rabbitmq.NewSubscriber(rabbitmq.SubscriberConfig{URL: cfg.URL, Name: cfg.Name}, cfg.Logger)
+	subscriber, err := rabbitmq.NewSubscriber(rabbitmq.SubscriberConfig{URL: cfg.URL, Name: cfg.Name, Outstanding: cfg.Batch}, cfg.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("subscriber of %s: %w", cfg.Name, err)
 	}
@@ -71,7 +73,7 @@ func Open(cfg Config) (*Bus, error) {
 	b := &Bus{subscriber: subscriber, dead: dead}
 	b.Consumer, err = inbox.New(inbox.Config{
 		Name: cfg.Name, Pool: cfg.Pool, Subscriber: subscriber, Dead: dead,
-		Topology: topology, Logger: cfg.Logger, Observe: cfg.Observe,
+		Topology: topology, Batch: cfg.Batch, Logger: cfg.Logger, Observe: cfg.Observe,
 	})
 	if err != nil {
 		return nil, errors.Join(err, b.Close())

@@ -29,6 +29,15 @@ type Service interface {
 	Handlers(c *inbox.Consumer)
 }
 
+// Batcher is a service that says how many messages one transaction may handle; others are given defaultBatch.
+type Batcher interface {
+	// Batch is 1 where handlers have effects outside their transaction.
+	Batch() int
+}
+
+// defaultBatch was as fast as 50 with one and with four partitions, and leaves less to repeat.
+const defaultBatch = 20
+
 // Config describes a daemon. All fields but Logger and Observe are required.
 type Config struct {
 	// Name is the service's, of its consumer, its queues and its database schema.
@@ -64,7 +73,11 @@ type daemon struct {
 // when the configuration is wrong, the database's schema is older than this program ([schema.ErrOld]), or the HTTP
 // server or the consumer breaks; the other one is then ended in order.
 func Run(ctx context.Context, cfg Config, svc Service) error {
-	d, err := open(cfg)
+	batch := defaultBatch
+	if b, ok := svc.(Batcher); ok {
+		batch = b.Batch()
+	}
+	d, err := open(cfg, batch)
 	if err != nil {
 		return errors.Join(err, cfg.Listener.Close())
 	}
@@ -79,14 +92,14 @@ func Run(ctx context.Context, cfg Config, svc Service) error {
 	)
 }
 
-func open(cfg Config) (*daemon, error) {
+func open(cfg Config, batch int) (*daemon, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
 	d := &daemon{cfg: cfg}
 	d.metrics = newMetrics(cfg.Pool, d.connected)
 	var err error
-	d.bus, err = bus.Open(bus.Config{Name: cfg.Name, URL: cfg.AMQPURL, Pool: cfg.Pool, Logger: cfg.Logger, Observe: d.observe})
+	d.bus, err = bus.Open(bus.Config{Name: cfg.Name, URL: cfg.AMQPURL, Pool: cfg.Pool, Batch: batch, Logger: cfg.Logger, Observe: d.observe})
 	return d, err
 }
 

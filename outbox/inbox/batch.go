@@ -1,0 +1,184 @@
+package inbox
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/rabbitmq"
+)
+
+// errApart says that messages cannot be handled together; each is then handled by itself.
+var errApart = errors.New("not to be handled together")
+
+// gather adds what is there already to a first message; nothing is waited for.
+func (w *worker) gather(first *message.Message, messages <-chan *message.Message) []*message.Message {
+	batch := []*message.Message{first}
+	for len(batch) < w.batch {
+		select {
+		case msg, ok := <-messages:
+			if !ok {
+				return batch
+			}
+			batch = append(batch, msg)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// receiveAll handles messages in one transaction if that succeeds, or else one by one, so that the failure of one is
+// its own. After a failure batches begin small again.
+func (w *worker) receiveAll(ctx context.Context, batch []*message.Message) {
+	if len(batch) > 1 && w.together(batch) {
+		w.batch = min(2*w.batch, w.cfg.Batch)
+		for _, msg := range batch {
+			msg.Ack()
+		}
+		return
+	}
+	if len(batch) > 1 {
+		w.batch = 1
+	} else {
+		w.batch = min(2*w.batch, w.cfg.Batch)
+	}
+	for i, msg := range batch {
+		if i > 0 && ctx.Err() != nil {
+			msg.Nack() // and those behind it go back to the broker
+			return
+		}
+		w.receive(ctx, msg)
+	}
+}
+
+// together handles all messages in one transaction, and reports whether it took effect.
+func (w *worker) together(batch []*message.Message) bool {
+	deliveries := make([]delivery, len(batch))
+	for i, msg := range batch {
+		if msg.Metadata.Get(rabbitmq.HeaderMalformed) != "" {
+			return false
+		}
+		d, err := parse(msg)
+		if err != nil {
+			return false
+		}
+		deliveries[i] = d
+	}
+	ctx, cancel := context.WithTimeout(batch[0].Context(), w.cfg.Timeout)
+	defer cancel()
+	start := time.Now()
+	var first map[uuid.UUID]bool
+	err := outbox.InTx(ctx, w.cfg.Pool, func(tx pgx.Tx) (err error) {
+		first, err = w.allInTx(ctx, tx, deliveries)
+		return err
+	})
+	if err != nil {
+		w.log.Debug("messages are handled one by one", "messages", len(batch), "error", err)
+		return false
+	}
+	took := time.Since(start) / time.Duration(len(batch))
+	for _, d := range deliveries {
+		result := Duplicate
+		if first[d.meta.ID] {
+			result = Handled
+			delete(first, d.meta.ID) // a second delivery of it in the batch
+		}
+		w.observe(d, result, 0, took, nil)
+	}
+	return true
+}
+
+// allInTx is one transaction: inbox rows, then the handlers, sorted by what they lock.
+func (w *worker) allInTx(ctx context.Context, tx pgx.Tx, deliveries []delivery) (first map[uuid.UUID]bool, err error) {
+	if first, err = openAll(ctx, tx, w.cfg.Name, deliveries); err != nil {
+		return nil, err
+	}
+	work, err := w.sorted(deliveries, first)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range work {
+		if err := w.call(withMeta(ctx, d.meta), tx, d); err != nil {
+			return nil, fmt.Errorf("message %s: %w", d.meta.ID, err)
+		}
+	}
+	return first, nil
+}
+
+// sorted is each first delivery once, in the order of what its handler locks, so that two batches never wait for each
+// other crosswise. Messages of one key lock the same, and so keep their order.
+func (w *worker) sorted(deliveries []delivery, first map[uuid.UUID]bool) ([]delivery, error) {
+	type job struct {
+		delivery
+		lock string
+	}
+	jobs, locks, seen := []job{}, map[string]string{}, map[uuid.UUID]bool{}
+	for _, d := range deliveries {
+		if !first[d.meta.ID] || seen[d.meta.ID] {
+			continue
+		}
+		seen[d.meta.ID] = true
+		lock := d.meta.Key
+		if h := w.handlers[d.meta.Type]; h.lock != nil {
+			lock = h.lock(d.payload)
+		}
+		if earlier, ok := locks[d.meta.Key]; ok && earlier != lock {
+			return nil, errApart
+		}
+		locks[d.meta.Key] = lock
+		jobs = append(jobs, job{d, lock})
+	}
+	slices.SortStableFunc(jobs, func(a, b job) int { return cmp.Compare(a.lock, b.lock) })
+	work := make([]delivery, len(jobs))
+	for i, j := range jobs {
+		work[i] = j.delivery
+	}
+	return work, nil
+}
+
+// openAll records all messages, in one round trip, and returns which were not known. It is errApart when one of their
+// keys waits, or when one is too old to know.
+func openAll(ctx context.Context, tx pgx.Tx, consumer string, deliveries []delivery) (first map[uuid.UUID]bool, err error) {
+	ids, keys := make([]uuid.UUID, len(deliveries)), make([]string, len(deliveries))
+	for i, d := range deliveries {
+		ids[i], keys[i] = d.meta.ID, d.meta.Key
+	}
+	batch := &pgx.Batch{}
+	batch.Queue(`
+		INSERT INTO inbox.messages (message_id, consumer) SELECT id, $2 FROM unnest($1::uuid[]) AS id ORDER BY id
+		ON CONFLICT DO NOTHING RETURNING message_id`, ids, consumer)
+	batch.Queue(`
+		SELECT EXISTS (SELECT FROM inbox.stuck WHERE consumer = $2 AND key = ANY ($3))
+		    OR EXISTS (SELECT FROM unnest($1::uuid[]) AS id, inbox.remembered WHERE `+tooOld+`)`, ids, consumer, keys)
+	results := tx.SendBatch(ctx, batch)
+	defer func() { _ = results.Close() }() // its errors are those of the calls below
+	rows, err := results.Query()
+	if err != nil {
+		return nil, fmt.Errorf("record %d messages: %w", len(ids), err)
+	}
+	fresh, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+	if err != nil {
+		return nil, fmt.Errorf("record %d messages: %w", len(ids), err)
+	}
+	var apart bool
+	if err := results.QueryRow().Scan(&apart); err != nil {
+		return nil, fmt.Errorf("look for earlier messages of the keys: %w", err)
+	}
+	if apart {
+		return nil, errApart
+	}
+	first = make(map[uuid.UUID]bool, len(fresh))
+	for _, id := range fresh {
+		first[id] = true
+	}
+	return first, results.Close()
+}
