@@ -5,7 +5,7 @@
 # else runs, on the default ports or any other, are never touched.
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 run=$root/.run
 pg=$run/postgres
 mq=$run/rabbitmq
@@ -126,8 +126,13 @@ pg_bin() { # the newest installed PostgreSQL's programs
 
 pg_as=() # how to become a user whom initdb accepts, who may still pass directories closed to others
 if [ "$(id -u)" = 0 ]; then
-	pg_as=(setpriv --reuid=postgres --regid=postgres --init-groups
-		--inh-caps=+dac_read_search --ambient-caps=+dac_read_search --)
+	pg_as=(setpriv --reuid=postgres --regid=postgres --init-groups --)
+	for cap in dac_read_search dac_override; do # a container may have been given the second alone
+		if setpriv --inh-caps=+$cap --ambient-caps=+$cap true 2>/dev/null; then
+			pg_as=(setpriv --reuid=postgres --regid=postgres --init-groups --inh-caps=+$cap --ambient-caps=+$cap --)
+			break
+		fi
+	done
 fi
 
 pg_pid() { head -n1 "$pg/data/postmaster.pid" 2>/dev/null || true; }

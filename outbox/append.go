@@ -140,27 +140,21 @@ func sortByKey(rows []row) error {
 	return nil
 }
 
-const insertColumns = `INSERT INTO outbox.messages (id, uuid, topic, key, payload, metadata) `
-
-// nextID locks a key and draws an id for it: ids of one key follow the order of its commits. It is what the table's
-// trigger does for writers that leave the id out, at a lower price.
-func nextID(key string) string {
-	return `CASE WHEN pg_advisory_xact_lock(hashtextextended(` + key + `, 7310294558213)) IS NOT NULL THEN nextval('outbox.message_id') END`
-}
+const insertColumns = `INSERT INTO outbox.messages (uuid, topic, key, payload, metadata) `
 
 // manyRows takes arrays, for any number of rows.
-var manyRows = insertColumns + `
-	SELECT ` + nextID("m.key") + `, m.uuid, m.topic, m.key, m.payload, m.metadata::jsonb
-	FROM (SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[])
-	      WITH ORDINALITY AS u (uuid, topic, key, payload, metadata, n) ORDER BY u.n) AS m`
+const manyRows = insertColumns + `
+	SELECT m.uuid, m.topic, m.key, m.payload, m.metadata::jsonb
+	FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[])
+	     WITH ORDINALITY AS m (uuid, topic, key, payload, metadata, n)
+	ORDER BY m.n`
 
 // fewRows are statements for 1, 2 ... rows: they cost less than arrays.
 var fewRows = func() (texts [8]string) {
 	for n := range texts {
 		values := make([]string, n+1)
 		for i := range values {
-			key := fmt.Sprintf("$%d::text", 5*i+3)
-			values[i] = fmt.Sprintf("(%s, $%d::uuid, $%d, %s, $%d::bytea, $%d::text::jsonb)", nextID(key), 5*i+1, 5*i+2, key, 5*i+4, 5*i+5)
+			values[i] = fmt.Sprintf("($%d, $%d, $%d, $%d, $%d::text::jsonb)", 5*i+1, 5*i+2, 5*i+3, 5*i+4, 5*i+5)
 		}
 		texts[n] = insertColumns + "VALUES " + strings.Join(values, ", ")
 	}

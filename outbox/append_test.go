@@ -163,6 +163,7 @@ func TestWritersMayAppendAndNoMore(t *testing.T) {
 	const row = `gen_random_uuid(), 't', 'k', '{}'`
 	for name, c := range map[string]struct{ statement, code string }{
 		"plain insert":        {`INSERT INTO outbox.messages (uuid, topic, key, payload) VALUES (` + row + `)`, ""},
+		"choose id":           {`INSERT INTO outbox.messages (uuid, topic, key, payload, id) VALUES (` + row + `, 1)`, "42501"},
 		"choose transaction":  {`INSERT INTO outbox.messages (uuid, topic, key, payload, transaction_id) VALUES (` + row + `, '1')`, "42501"},
 		"choose partition":    {`INSERT INTO outbox.messages (uuid, topic, key, payload, partition) VALUES (` + row + `, 1)`, "428C9"},
 		"choose time":         {`INSERT INTO outbox.messages (uuid, topic, key, payload, created_at) VALUES (` + row + `, now())`, "42501"},
@@ -189,5 +190,41 @@ func TestWritersMayAppendAndNoMore(t *testing.T) {
 				t.Errorf("error is %v, want code %q", err, c.code)
 			}
 		})
+	}
+}
+
+// The second writer of a key waits for the first, by whatever way they write; other keys do not.
+func TestWritersOfAKeyTakeTurns(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "shop")
+	ctx := t.Context()
+	held, err := db.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = held.Rollback(ctx) }()
+	if err := outbox.Append(ctx, held, placed{"k", 1}); err != nil {
+		t.Fatal(err)
+	}
+	ways := map[string]func(tx pgx.Tx, key string) error{
+		"Append": func(tx pgx.Tx, key string) error { return outbox.Append(ctx, tx, placed{key, 2}) },
+		"plain SQL": func(tx pgx.Tx, key string) error {
+			_, err := tx.Exec(ctx, `INSERT INTO outbox.messages (uuid, topic, key, payload) VALUES (gen_random_uuid(), 't', $1, '{}')`, key)
+			return err
+		},
+	}
+	for name, write := range ways {
+		for key, want := range map[string]string{"k": "55P03", "other": ""} {
+			err := pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '200ms'`); err != nil {
+					return err
+				}
+				return write(tx, key)
+			})
+			var pg *pgconn.PgError
+			if errors.As(err, &pg); want == "" && err != nil || want != "" && (pg == nil || pg.Code != want) {
+				t.Errorf("%s, key %s: %v, want code %q", name, key, err, want)
+			}
+		}
 	}
 }

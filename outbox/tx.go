@@ -24,6 +24,8 @@ type DB interface {
 
 var errEndsByItself = errors.New("outbox.InTx ends its transaction itself: return nil to commit, an error to roll back")
 
+var errOpenSavepoint = errors.New("a savepoint is still open: commit it or roll it back, its events cannot be told apart")
+
 const (
 	txTries    = 5
 	txPauseMin = 5 * time.Millisecond
@@ -77,6 +79,9 @@ func inTxOnce(ctx context.Context, db DB, fn func(tx pgx.Tx) error) (touched par
 	}
 	if err := ctx.Err(); err != nil { // known before COMMIT goes out, unknown after
 		return touched, fmt.Errorf("commit: %w", err)
+	}
+	if unit.savepoints > 0 {
+		return touched, errOpenSavepoint
 	}
 	if err := sortByKey(unit.rows); err != nil {
 		return touched, err
@@ -148,8 +153,10 @@ func conflict(err error) bool {
 // unitTx is a transaction of InTx, or a savepoint in it: it gathers what is appended.
 type unitTx struct {
 	pgx.Tx
-	parent *unitTx // of a savepoint
-	rows   []row
+	parent     *unitTx // of a savepoint
+	savepoints int     // that have begun in it and not ended
+	ended      bool    // a savepoint that was committed or rolled back
+	rows       []row
 }
 
 // Begin starts a savepoint.
@@ -158,7 +165,16 @@ func (u *unitTx) Begin(ctx context.Context) (pgx.Tx, error) {
 	if err != nil {
 		return nil, err
 	}
+	u.savepoints++
 	return &unitTx{Tx: inner, parent: u}, nil
+}
+
+// end counts a savepoint's first end.
+func (u *unitTx) end() {
+	if !u.ended {
+		u.ended = true
+		u.parent.savepoints--
+	}
 }
 
 // Commit ends a savepoint. The transaction itself is committed by InTx.
@@ -166,9 +182,13 @@ func (u *unitTx) Commit(ctx context.Context) error {
 	if u.parent == nil {
 		return errEndsByItself
 	}
+	if u.savepoints > 0 {
+		return errOpenSavepoint
+	}
 	if err := u.Tx.Commit(ctx); err != nil {
 		return err
 	}
+	u.end()
 	u.parent.rows = append(u.parent.rows, u.rows...)
 	u.rows = nil
 	return nil
@@ -180,5 +200,6 @@ func (u *unitTx) Rollback(ctx context.Context) error {
 		return errEndsByItself
 	}
 	u.rows = nil
+	u.end()
 	return u.Tx.Rollback(ctx)
 }

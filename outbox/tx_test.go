@@ -338,6 +338,22 @@ func TestInTxEndsItsTransactionItself(t *testing.T) {
 	}
 }
 
+// A savepoint that nobody ends would keep its rows and lose its events.
+func TestInTxRefusesAnOpenSavepoint(t *testing.T) {
+	t.Parallel()
+	db := accounts(t)
+	err := outbox.InTx(t.Context(), db, func(tx pgx.Tx) error {
+		inner, err := tx.Begin(t.Context())
+		if err != nil {
+			return err
+		}
+		return errors.Join(add(t.Context(), inner, 1), outbox.Append(t.Context(), inner, placed{"k", 1}))
+	})
+	if n := total(t, db) + len(written(t, db)); err == nil || n != 0 {
+		t.Errorf("%d things are left, error is %v", n, err)
+	}
+}
+
 // A statement that the database refuses at the very end leaves nothing, and its connection is good for the next.
 func TestInTxRollsBackWhenTheEventsAreRefused(t *testing.T) {
 	t.Parallel()

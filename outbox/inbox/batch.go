@@ -37,14 +37,14 @@ func (w *worker) gather(first *message.Message, messages <-chan *message.Message
 }
 
 // receiveAll handles messages in one transaction if that succeeds, or else one by one, so that the failure of one is
-// its own. After a failure batches begin small again.
-func (w *worker) receiveAll(ctx context.Context, batch []*message.Message) {
+// its own. After a failure batches begin small again. It returns false when the lease has ended and messages went back.
+func (w *worker) receiveAll(ctx context.Context, batch []*message.Message) bool {
 	if len(batch) > 1 && w.together(batch) {
 		w.batch = min(2*w.batch, w.cfg.Batch)
 		for _, msg := range batch {
 			msg.Ack()
 		}
-		return
+		return true
 	}
 	if len(batch) > 1 {
 		w.batch = 1
@@ -52,12 +52,14 @@ func (w *worker) receiveAll(ctx context.Context, batch []*message.Message) {
 		w.batch = min(2*w.batch, w.cfg.Batch)
 	}
 	for i, msg := range batch {
-		if i > 0 && ctx.Err() != nil {
-			msg.Nack() // and those behind it go back to the broker
-			return
+		if i > 0 && ctx.Err() != nil || !w.receive(ctx, msg) {
+			for _, rest := range batch[i:] {
+				rest.Nack()
+			}
+			return false
 		}
-		w.receive(ctx, msg)
 	}
+	return true
 }
 
 // together handles all messages in one transaction, and reports whether it took effect.

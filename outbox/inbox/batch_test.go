@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/outbox"
@@ -207,5 +208,47 @@ func TestAMessageFromBeforeTheInboxRemembersIsParked(t *testing.T) {
 	b.publish("k", old) // known now: a duplicate
 	if n := b.count(`SELECT count(*) FROM public.effects`); n != 0 {
 		t.Errorf("%d effects", n)
+	}
+}
+
+// canned is a subscription that has handed out all its messages before it ends.
+type canned chan *message.Message
+
+func (c canned) Subscribe(context.Context, string) (<-chan *message.Message, error) { return c, nil }
+func (c canned) Close() error                                                       { return nil }
+
+// When work stops in the middle of a batch, nothing that came later is handled before what goes back.
+func TestAStopInTheMiddleOfABatchKeepsOrder(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	cfg := b.config()
+	cfg.Topology.Partitions, cfg.Batch = 1, 4
+	messages := make(canned, 8)
+	for n := range cap(messages) {
+		messages <- newMessage("k", typ, fmt.Sprintf(`{"n":%d}`, n))
+	}
+	cfg.Subscriber = messages
+	c, err := inbox.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	failed := false
+	inbox.Handle(c, typ, func(ctx context.Context, tx pgx.Tx, e placed) error {
+		switch {
+		case e.N == 2 && !failed:
+			failed = true
+			return errors.New("once")
+		case e.N == 0 && failed:
+			stop()
+			close(messages)
+		}
+		return record(ctx, tx, e.N)
+	})
+	if err := c.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	if got := b.effects("k"); !slices.Equal(got, upTo(len(got))) || len(got) == 0 {
+		t.Errorf("effects %v, want the first ones", got)
 	}
 }

@@ -50,29 +50,39 @@ func (w *worker) run(ctx context.Context, messages <-chan *message.Message) erro
 			if !ok {
 				return nil
 			}
-			w.receiveAll(ctx, w.gather(msg, messages))
+			if !w.receiveAll(ctx, w.gather(msg, messages)) {
+				giveBack(messages)
+				return nil
+			}
 		case <-look.C:
 			w.retryDue(ctx)
 		}
 	}
 }
 
-// receive handles one message and acknowledges it, or gives it back when the lease ends before anything could
-// be decided about it.
-func (w *worker) receive(ctx context.Context, msg *message.Message) {
+// giveBack nacks what is still on its way after a nack: what came later must not be handled before it.
+func giveBack(messages <-chan *message.Message) {
+	for msg := range messages {
+		msg.Nack()
+	}
+}
+
+// receive handles one message and acknowledges it, or gives it back, and returns false, when the lease ends before
+// anything could be decided about it.
+func (w *worker) receive(ctx context.Context, msg *message.Message) bool {
 	var pause backoff
 	for {
 		err := w.settle(msg)
 		if err == nil {
 			msg.Ack()
-			return
+			return true
 		}
 		if pause.first() {
 			w.log.Warn("message held until it can be handled", "message_id", msg.UUID, "error", err)
 		}
 		if !pause.wait(ctx) {
 			msg.Nack()
-			return
+			return false
 		}
 	}
 }

@@ -39,6 +39,7 @@ type State struct {
 // line keeps one connection up until it is closed.
 type line struct {
 	url, name string
+	most      time.Duration // between two attempts to connect
 	log       *slog.Logger
 	cancel    context.CancelFunc
 	done      chan struct{}
@@ -50,14 +51,14 @@ type line struct {
 	state   State
 }
 
-func newLine(address, name string, log *slog.Logger) (*line, error) {
+func newLine(address, name string, most time.Duration, log *slog.Logger) (*line, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "amqp" && u.Scheme != "amqps" || u.Host == "" {
 		return nil, errors.New("bad RabbitMQ URL: want amqp://user:password@host:port/vhost")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &line{
-		url: address, name: name, log: log, cancel: cancel, done: make(chan struct{}), changed: make(chan struct{}),
+		url: address, name: name, most: most, log: log, cancel: cancel, done: make(chan struct{}), changed: make(chan struct{}),
 		state: State{Reason: "not connected yet", Since: time.Now()},
 	}
 	go l.run(ctx)
@@ -67,21 +68,21 @@ func newLine(address, name string, log *slog.Logger) (*line, error) {
 // run dials and dials again until ctx ends.
 func (l *line) run(ctx context.Context) {
 	defer close(l.done)
-	pause := reconnectMin
+	pause := min(reconnectMin, l.most)
 	for ctx.Err() == nil {
 		conn, err := dial(ctx, l.url, l.name)
 		if err == nil {
 			began := time.Now()
 			err = l.serve(ctx, conn)
-			if time.Since(began) > reconnectMax {
-				pause = reconnectMin
+			if time.Since(began) > l.most {
+				pause = min(reconnectMin, l.most)
 			}
 		}
 		l.set(nil, State{Reason: reason(err)})
 		if !wait(ctx, pause) {
 			return
 		}
-		pause = min(2*pause, reconnectMax)
+		pause = min(2*pause, l.most)
 	}
 }
 

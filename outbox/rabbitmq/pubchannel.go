@@ -348,7 +348,7 @@ func (p *Publisher) sendAlone(deadline time.Time, pub *publication) error {
 		p.suspects.clear(pub)
 		return err
 	}
-	if cause := <-died; cause != nil && isException(cause) {
+	if cause := <-died; cause != nil && isException(cause) && !conn.IsClosed() { // else it may be another's fault
 		return fmt.Errorf("%w: it breaks the channel each time: %w", ErrUnencodable, cause)
 	}
 	return err

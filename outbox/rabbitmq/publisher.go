@@ -43,6 +43,8 @@ type PublisherConfig struct {
 	InFlight int
 	// Timeout bounds one call of Publish. Default 10 s.
 	Timeout time.Duration
+	// ReconnectMax bounds the pause between two attempts to connect. Default 5 s.
+	ReconnectMax time.Duration
 	// MaxBody is the largest payload in bytes. Default 4 MiB.
 	MaxBody int
 	// Marshaler makes the AMQP message. Default [Marshaler].
@@ -57,6 +59,7 @@ func (c *PublisherConfig) setDefaults() error {
 	c.InFlight = orDefault(c.InFlight, 1000)
 	c.MaxBody = orDefault(c.MaxBody, 4<<20)
 	c.Timeout = orDefault(c.Timeout, 10*time.Second)
+	c.ReconnectMax = orDefault(c.ReconnectMax, reconnectMax)
 	if c.Name == "" {
 		c.Name = "publisher"
 	}
@@ -98,7 +101,7 @@ func NewPublisher(cfg PublisherConfig, log *slog.Logger) (*Publisher, error) {
 	if log == nil {
 		log = slog.Default()
 	}
-	l, err := newLine(cfg.URL, cfg.Name, log)
+	l, err := newLine(cfg.URL, cfg.Name, cfg.ReconnectMax, log)
 	if err != nil {
 		return nil, err
 	}

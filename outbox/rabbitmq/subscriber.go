@@ -28,6 +28,8 @@ type SubscriberConfig struct {
 	// Grace is how long a handler that runs is waited for when its subscription ends; then its message's context is
 	// cancelled, and a second later it is left alone. Default 30 s.
 	Grace time.Duration
+	// ReconnectMax bounds the pause between two attempts to connect. Default 5 s.
+	ReconnectMax time.Duration
 	// RedeliverMin and RedeliverMax bound the pause before a nacked message is given again. Default 50 ms and 5 s.
 	RedeliverMin, RedeliverMax time.Duration
 	// Marshaler reads the AMQP message. Default [Marshaler].
@@ -37,6 +39,7 @@ type SubscriberConfig struct {
 func (c *SubscriberConfig) setDefaults() {
 	c.Outstanding = orDefault(c.Outstanding, 1)
 	c.Prefetch = orDefault(c.Prefetch, max(16, 2*c.Outstanding))
+	c.ReconnectMax = orDefault(c.ReconnectMax, reconnectMax)
 	c.Grace = orDefault(c.Grace, 30*time.Second)
 	c.RedeliverMin = orDefault(c.RedeliverMin, 50*time.Millisecond)
 	c.RedeliverMax = orDefault(c.RedeliverMax, 5*time.Second)
@@ -69,7 +72,7 @@ func NewSubscriber(cfg SubscriberConfig, log *slog.Logger) (*Subscriber, error) 
 	if log == nil {
 		log = slog.Default()
 	}
-	l, err := newLine(cfg.URL, cfg.Name, log)
+	l, err := newLine(cfg.URL, cfg.Name, cfg.ReconnectMax, log)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +118,7 @@ func (s *Subscriber) Close() error {
 }
 
 func (s *Subscriber) keepConsuming(ctx context.Context, queue string, out chan<- *message.Message) {
-	pause := reconnectMin
+	pause := min(reconnectMin, s.cfg.ReconnectMax)
 	for {
 		conn, err := s.line.get(ctx)
 		if err != nil {
@@ -126,14 +129,14 @@ func (s *Subscriber) keepConsuming(ctx context.Context, queue string, out chan<-
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(began) > reconnectMax {
-			pause = reconnectMin
+		if time.Since(began) > s.cfg.ReconnectMax {
+			pause = min(reconnectMin, s.cfg.ReconnectMax)
 		}
 		s.log.Warn("consuming interrupted, starting again", "queue", queue, "error", err)
 		if !wait(ctx, pause) {
 			return
 		}
-		pause = min(2*pause, reconnectMax)
+		pause = min(2*pause, s.cfg.ReconnectMax)
 	}
 }
 

@@ -55,7 +55,7 @@ func number(t *testing.T, msg *message.Message) (n int) {
 func TestStopsInTheMiddleOfAHandlerKeepOrder(t *testing.T) {
 	t.Parallel()
 	url := newBroker(t)
-	const messages = 100
+	const messages = 300 // a hundred stops
 	fill(t, url, messages)
 	s := newSubscriber(t, url)
 	var got []int
@@ -76,6 +76,49 @@ func TestStopsInTheMiddleOfAHandlerKeepOrder(t *testing.T) {
 			msg.Ack()
 		}
 		cancel()
+	}
+	if !slices.IsSorted(got) || len(got) != messages {
+		t.Errorf("messages came as %v", got)
+	}
+}
+
+// With several messages out, a stop or a nack gives back all that are not acknowledged, in order.
+func TestStopsAndNacksWithSeveralOutKeepOrder(t *testing.T) {
+	t.Parallel()
+	url := newBroker(t)
+	const messages = 600
+	fill(t, url, messages)
+	s, err := rabbitmq.NewSubscriber(rabbitmq.SubscriberConfig{URL: url, Outstanding: 8, ReconnectMax: 10 * time.Millisecond}, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	var got []int
+	for stop := 0; len(got) < messages; stop++ {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		in, err := s.Subscribe(ctx, "billing.0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var held []*message.Message
+		for len(held) < min(5, messages-len(got)) {
+			held = append(held, <-in)
+		}
+		if stop%2 == 0 {
+			cancel() // the handlers are still at work
+		}
+		for i, msg := range held {
+			if i >= stop%6 {
+				msg.Nack() // it and those behind it come again
+				continue
+			}
+			got = append(got, number(t, msg))
+			msg.Ack()
+		}
+		cancel()
+		for msg := range in { // what was on its way
+			msg.Nack()
+		}
 	}
 	if !slices.IsSorted(got) || len(got) != messages {
 		t.Errorf("messages came as %v", got)

@@ -225,6 +225,9 @@ func (p *pump) relayLarge(ctx context.Context, w window, in span) error {
 			return err
 		}
 		p.admit(rows)
+		if err := p.probe(ctx); err != nil {
+			return err
+		}
 		if err := p.pass(ctx, p.wantsMore); err != nil || ctx.Err() != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -89,7 +90,8 @@ func (p *pump) divertKey(e *entry, class Class, cause error) {
 
 func (p *pump) failure(e *entry, class Class, cause error) stuckFailure {
 	attempts := e.attempts + 1
-	text := cause.Error()
+	text := strings.ToValidUTF8(strings.ReplaceAll(cause.Error(), "\x00", ""), "?")
+	text = strings.ToValidUTF8(text[:min(len(text), 2000)], "")
 	if class.parks() {
 		p.log.Error("message parked in outbox.stuck, its key waits for an operator", "message_id", e.row.UUID, "event_type", e.row.Topic,
 			"key", e.row.Key, "class", string(class), "error", cause)
@@ -97,7 +99,7 @@ func (p *pump) failure(e *entry, class Class, cause error) stuckFailure {
 		p.log.Warn("message waits in outbox.stuck, and its key behind it", "message_id", e.row.UUID, "event_type", e.row.Topic,
 			"key", e.row.Key, "class", string(class), "attempts", attempts, "error", cause)
 	}
-	return stuckFailure{id: e.id, seq: e.seq, attempts: attempts, class: class, text: text[:min(len(text), 2000)], pause: p.pause(attempts)}
+	return stuckFailure{id: e.id, seq: e.seq, attempts: attempts, class: class, text: text, pause: p.pause(attempts)}
 }
 
 // move stores what is diverted, together with the cursor that passes it.

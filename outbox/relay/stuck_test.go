@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,7 +18,7 @@ import (
 )
 
 var (
-	errRoute = errors.New("nobody is bound")
+	errRoute = errors.New("nobody is bound: " + strings.Repeat("ä", 1500) + "\x00\xff")
 	errSize  = errors.New("too large")
 	errAway  = errors.New("the broker is away")
 )

@@ -89,8 +89,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	defer loops.Wait()
 	looping, stop := context.WithCancel(ctx)
 	defer stop()
-	d.declare(looping, topology)
-	loops.Go(func() { d.keepDeclared(looping) })
+	loops.Go(func() { d.keepDeclared(looping, topology) })
 	for _, db := range d.cfg.Databases {
 		loops.Go(func() { d.keepPartitions(looping, db) })
 	}
@@ -142,8 +141,15 @@ func (d *Daemon) loadTopology(ctx context.Context) (rabbitmq.Topology, error) {
 	return rabbitmq.Topology{}, errors.Join(errs...)
 }
 
-// keepDeclared declares what is stored, again and again.
-func (d *Daemon) keepDeclared(ctx context.Context) {
+// keepDeclared declares the topology as soon as the broker answers, and then what is stored, again and again.
+func (d *Daemon) keepDeclared(ctx context.Context, topology rabbitmq.Topology) {
+	for pause := 100 * time.Millisecond; !d.declare(ctx, topology); pause = min(2*pause, 2*time.Second) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+	}
 	ticker := time.NewTicker(d.cfg.Redeclare)
 	defer ticker.Stop()
 	for {
@@ -158,12 +164,14 @@ func (d *Daemon) keepDeclared(ctx context.Context) {
 	}
 }
 
-func (d *Daemon) declare(ctx context.Context, t rabbitmq.Topology) {
+func (d *Daemon) declare(ctx context.Context, t rabbitmq.Topology) (done bool) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := t.Apply(ctx, d.cfg.AMQPURL); err != nil && ctx.Err() == nil {
-		d.cfg.Logger.Warn("topology not declared, trying again on the timer", "error", err)
+	err := t.Apply(ctx, d.cfg.AMQPURL)
+	if err != nil && ctx.Err() == nil {
+		d.cfg.Logger.Warn("topology not declared, trying again", "error", err)
 	}
+	return err == nil
 }
 
 // classify tells a message's and a route's faults from the broker's.

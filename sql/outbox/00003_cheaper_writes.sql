@@ -20,9 +20,8 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
--- The id of the next message of a key, after locking it: ids of one key follow the order in which its transactions
--- commit. A statement that writes several keys must send them sorted. Append has the same expression in its
--- statement, which is cheaper than a trigger; the trigger serves whoever leaves the id out.
+-- Locks the key, then draws the id: ids of one key follow the order in which its transactions commit,
+-- whoever writes. A statement that writes several keys must send them sorted, as Append does.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION outbox.assign_id() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -31,7 +30,3 @@ BEGIN
     RETURN NEW;
 END $$;
 -- +goose StatementEnd
-DROP TRIGGER assign_id ON outbox.messages;
-CREATE TRIGGER assign_id BEFORE INSERT ON outbox.messages
-    FOR EACH ROW WHEN (NEW.id IS NULL) EXECUTE FUNCTION outbox.assign_id();
-GRANT INSERT (id) ON outbox.messages TO outbox_writer;

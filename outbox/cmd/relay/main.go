@@ -19,7 +19,7 @@ import (
 )
 
 // gcPercent trades memory, of which the relay holds little, for the time that collecting its many small messages takes.
-const gcPercent = 400
+const gcPercent = 300
 
 func main() {
 	if os.Getenv("GOGC") == "" {

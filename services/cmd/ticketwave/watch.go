@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/contracts"
@@ -111,23 +110,60 @@ type commits struct {
 
 type sqlKey struct{}
 
-// TraceQueryStart sees the outbox's INSERT and its parameters.
-func (c *commits) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	if strings.Contains(data.SQL, "INSERT INTO outbox.messages") && len(data.Args) > 1 {
-		ids, _ := data.Args[0].([]uuid.UUID)
-		topics, _ := data.Args[1].([]string)
-		if len(ids) == len(topics) {
-			c.mu.Lock()
-			c.open[conn] = append(c.open[conn], topics...)
-			c.mu.Unlock()
+var _ pgx.BatchTracer = (*commits)(nil)
+
+// appended are the types that an INSERT into the outbox has among its parameters: an array, or every fifth.
+func appended(sql string, args []any) (topics []string) {
+	if !strings.Contains(sql, "INSERT INTO outbox.messages") || len(args) < 2 {
+		return nil
+	}
+	if list, ok := args[1].([]string); ok {
+		return list
+	}
+	for i := 1; i < len(args); i += 5 {
+		if topic, ok := args[i].(string); ok {
+			topics = append(topics, topic)
 		}
 	}
+	return topics
+}
+
+func (c *commits) wrote(conn *pgx.Conn, topics []string) {
+	if len(topics) > 0 {
+		c.mu.Lock()
+		c.open[conn] = append(c.open[conn], topics...)
+		c.mu.Unlock()
+	}
+}
+
+// TraceBatchStart does nothing: each of a batch's statements is seen when it has ended.
+func (c *commits) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	return ctx
+}
+
+// TraceBatchQuery sees what InTx writes together with its COMMIT.
+func (c *commits) TraceBatchQuery(_ context.Context, conn *pgx.Conn, data pgx.TraceBatchQueryData) {
+	c.wrote(conn, appended(data.SQL, data.Args))
+	c.ended(conn, data.SQL, data.CommandTag.String(), data.Err)
+}
+
+// TraceBatchEnd does nothing.
+func (c *commits) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
+
+// TraceQueryStart sees the outbox's INSERT and its parameters.
+func (c *commits) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	c.wrote(conn, appended(data.SQL, data.Args))
 	return context.WithValue(ctx, sqlKey{}, strings.ToLower(data.SQL))
 }
 
 // TraceQueryEnd sees the transaction's end.
 func (c *commits) TraceQueryEnd(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryEndData) {
 	sql, _ := ctx.Value(sqlKey{}).(string)
+	c.ended(conn, sql, data.CommandTag.String(), data.Err)
+}
+
+// ended tells of what was appended when the statement has committed it.
+func (c *commits) ended(conn *pgx.Conn, sql, tag string, err error) {
 	if sql != "commit" && sql != "rollback" {
 		return
 	}
@@ -135,7 +171,7 @@ func (c *commits) TraceQueryEnd(ctx context.Context, conn *pgx.Conn, data pgx.Tr
 	topics := c.open[conn]
 	delete(c.open, conn)
 	c.mu.Unlock()
-	if sql == "commit" && data.Err == nil && data.CommandTag.String() == "COMMIT" {
+	if sql == "commit" && err == nil && tag == "COMMIT" {
 		for _, topic := range topics {
 			c.note(c.service, "committed", topic)
 		}

@@ -1,0 +1,5 @@
+//go:build full
+
+package rabbitmq_test
+
+const reconnects = 1000
