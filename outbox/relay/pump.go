@@ -14,6 +14,8 @@ import (
 const (
 	// lookAhead bounds the messages of a window that are read while an earlier one waits; most are ids alone.
 	lookAhead = 50_000
+	// keepWithin bounds how long the journal may be behind what is confirmed, and with InFlight how much a crash repeats.
+	keepWithin = 50 * time.Millisecond
 	// maxLoaded bounds the waiting messages that are kept whole: more than relaying without a hot key needs.
 	maxLoaded = 4 * pageSize
 	// reload is how many waiting messages of a key are read again at a time.
@@ -44,6 +46,8 @@ type pump struct {
 	again  chan *entry      // entries whose pause is over; never blocks the sender
 	stores int              // journal rows written since the last pruning
 	fresh  int              // messages confirmed since the last journal row
+	unkept bool             // the journal does not know all that is done ...
+	since  time.Time        // ... since then
 	stuck  stuck
 }
 
@@ -104,42 +108,44 @@ func (p *pump) step(ctx context.Context) (moved bool, err error) {
 	if p.st.target != nil && !p.closed() {
 		return true, p.resume(ctx)
 	}
-	now, err := p.sess.snapshot(ctx)
-	if err != nil {
-		return false, err
+	if p.due() {
+		if err := p.keep(ctx); err != nil {
+			return false, err
+		}
 	}
 	base := p.base()
+	now, rows, fits, err := p.sess.next(ctx, base)
+	if err != nil {
+		return false, err
+	}
 	w, err := between(base, now)
-	if err != nil {
+	if err != nil || fits && len(rows) == 0 {
 		return false, err
 	}
-	if w.empty() {
-		return false, p.settle(ctx)
-	}
-	rows, fits, err := p.sess.read(ctx, w, everything)
-	if err != nil {
-		return false, err
-	}
-	if fits && len(rows) == 0 {
-		return false, p.settle(ctx)
-	}
-	if err := p.save(ctx, state{relayed: base, target: &now}); err != nil {
-		return false, err
-	}
+	p.st = state{relayed: base, target: &now}
 	if fits {
 		return true, p.relayRows(ctx, rows)
+	}
+	if err := p.save(ctx, p.st); err != nil {
+		return false, err
 	}
 	return true, p.relayLarge(ctx, w, everything)
 }
 
-// rest waits until there may be something to do, and takes what comes back meanwhile.
+// rest waits until there may be something to do, takes what comes back meanwhile, and keeps what is done.
 func (p *pump) rest(ctx context.Context, idle *idle) error {
 	timer := time.NewTimer(idle.next)
 	defer timer.Stop()
+	keep := time.NewTimer(keepWithin - time.Since(p.since))
+	defer keep.Stop()
 	for ctx.Err() == nil {
-		switch why, err := p.turn(ctx, p.wake, timer.C); {
+		switch why, err := p.turn(ctx, p.wake, timer.C, keep.C); {
 		case err != nil:
 			return err
+		case why == toKeep:
+			if err := p.keep(ctx); err != nil {
+				return err
+			}
 		case why == woken:
 			idle.reset()
 			return nil
@@ -157,22 +163,37 @@ var everything = span{after: 0, upTo: 1<<63 - 1}
 // doneID marks a window as finished in memory before the journal says so.
 const doneID = 1<<63 - 1
 
-func (p *pump) closed() bool { return p.st.lastID == doneID }
+func (p *pump) closed() bool { return p.st.target != nil && p.st.lastID == doneID }
 
 // base is the snapshot up to which everything is relayed.
 func (p *pump) base() snapshot {
-	if p.st.target != nil && p.closed() {
+	if p.closed() {
 		return *p.st.target
 	}
 	return p.st.relayed
 }
 
-// settle records a finished window that no next one has recorded yet.
-func (p *pump) settle(ctx context.Context) error {
-	if p.st.target == nil {
+// due reports that what is done should be in the journal by now. Later is no loss, for what the journal does not know is
+// repeated after a crash; this bounds how much.
+func (p *pump) due() bool { return p.unkept && time.Since(p.since) >= keepWithin }
+
+// owe notes that the journal does not know all that is done.
+func (p *pump) owe() {
+	if !p.unkept {
+		p.unkept, p.since = true, time.Now()
+	}
+}
+
+// keep records what is done.
+func (p *pump) keep(ctx context.Context) error {
+	if !p.unkept {
 		return nil
 	}
-	return p.save(ctx, state{relayed: p.base()})
+	st := p.st
+	if p.closed() {
+		st = state{relayed: p.base()}
+	}
+	return p.save(ctx, st)
 }
 
 func (p *pump) save(ctx context.Context, st state) error {
@@ -183,7 +204,7 @@ func (p *pump) save(ctx context.Context, st state) error {
 }
 
 func (p *pump) saved(ctx context.Context, st state) error {
-	p.st, p.fresh = st, 0
+	p.st, p.fresh, p.unkept = st, 0, false
 	if p.stores++; p.stores < 1000 {
 		return nil
 	}
@@ -249,6 +270,7 @@ func (p *pump) finish(ctx context.Context) error {
 		return err
 	}
 	p.st.lastID, p.sent = doneID, 0
+	p.owe()
 	return nil
 }
 
@@ -285,7 +307,7 @@ func (p *pump) hold(e *entry, l *lane) {
 // pass hands messages to the router and takes results until enough says so or ctx ends.
 func (p *pump) pass(ctx context.Context, enough func() bool) error {
 	for !enough() && ctx.Err() == nil {
-		if _, err := p.turn(ctx, nil, nil); err != nil {
+		if _, err := p.turn(ctx, nil, nil, nil); err != nil {
 			return err
 		}
 	}
@@ -298,10 +320,11 @@ const (
 	worked event = iota
 	woken
 	timedOut
+	toKeep
 )
 
-// turn hands out one message, or takes one result, or waits for the first of wake, timer and ctx.
-func (p *pump) turn(ctx context.Context, wake <-chan struct{}, timer <-chan time.Time) (event, error) {
+// turn hands out one message, or takes one result, or waits for the first of wake, timer, keep and ctx.
+func (p *pump) turn(ctx context.Context, wake <-chan struct{}, timer, keep <-chan time.Time) (event, error) {
 	switch {
 	case p.stuck.full(p.open):
 		return worked, p.move(ctx)
@@ -327,6 +350,8 @@ func (p *pump) turn(ctx context.Context, wake <-chan struct{}, timer <-chan time
 		return woken, nil
 	case <-timer:
 		return timedOut, nil
+	case <-keep:
+		return toKeep, nil
 	case <-ctx.Done():
 	}
 	return worked, nil
@@ -365,7 +390,7 @@ func (p *pump) result(ctx context.Context, e *entry) error {
 		if p.fresh < p.cfg.InFlight {
 			return nil
 		}
-		return p.save(ctx, p.st)
+		return p.keep(ctx)
 	}
 	if class := p.cfg.Classify(err); class != "" {
 		p.divertKey(e, class, err)
@@ -457,6 +482,9 @@ func (p *pump) advance() {
 	}
 	p.order = p.order[n:]
 	p.fresh += n
+	if n > 0 {
+		p.owe()
+	}
 }
 
 // record ends the work because the lease ends: what is in flight is waited for, what is decided is stored.
@@ -471,15 +499,7 @@ func (p *pump) record() error {
 			return err
 		}
 	}
-	switch {
-	case p.st.target == nil:
-		return nil
-	case p.closed():
-		return p.settle(ctx)
-	case p.fresh > 0:
-		return p.save(ctx, p.st)
-	}
-	return nil
+	return p.keep(ctx)
 }
 
 // await finishes what has gone out, and what lies before it and was held back by its key, so that a clean stop

@@ -31,7 +31,7 @@ type session struct {
 	held    lease.Held
 	timeout time.Duration
 	source  string
-	known   identity
+	started time.Time // the server, when the identity was read
 }
 
 // identity is what transaction ids are relative to.
@@ -61,10 +61,11 @@ func (s *session) introduce(ctx context.Context) error {
 	if err := s.conn.QueryRow(ctx, `SELECT source FROM outbox.config`).Scan(&s.source); err != nil {
 		return fmt.Errorf("read outbox.config: %w", err)
 	}
-	_, now, err := s.look(ctx)
+	now, started, err := s.look(ctx)
 	if err != nil {
 		return err
 	}
+	s.started = started
 	_, err = s.conn.Exec(ctx, `
 		INSERT INTO outbox.identity (system_identifier, database_oid, timeline) VALUES ($1, $2, $3)
 		ON CONFLICT (singleton) DO NOTHING`, now.SystemIdentifier, now.DatabaseOID, now.Timeline)
@@ -72,9 +73,14 @@ func (s *session) introduce(ctx context.Context) error {
 		return fmt.Errorf("store the identity: %w", err)
 	}
 	// A statement of its own: it must see a row that another partition's session has just stored.
-	err = s.conn.QueryRow(ctx, `SELECT system_identifier, database_oid, timeline FROM outbox.identity`).Scan(&s.known.SystemIdentifier, &s.known.DatabaseOID, &s.known.Timeline)
+	var known identity
+	err = s.conn.QueryRow(ctx, `SELECT system_identifier, database_oid, timeline FROM outbox.identity`).Scan(&known.SystemIdentifier, &known.DatabaseOID, &known.Timeline)
 	if err != nil {
 		return fmt.Errorf("read the identity: %w", err)
+	}
+	if now != known {
+		return fmt.Errorf("%w (stored: system %s, database %d, timeline %s; found: system %s, database %d, timeline %s)", ErrIdentity,
+			known.SystemIdentifier, known.DatabaseOID, known.Timeline, now.SystemIdentifier, now.DatabaseOID, now.Timeline)
 	}
 	return nil
 }
@@ -90,37 +96,21 @@ func (s *session) close() {
 	_ = s.conn.Close(ctx)
 }
 
-// look takes a snapshot together with the identity it belongs to.
-func (s *session) look(ctx context.Context) (snapshot, identity, error) {
-	var (
-		text       string
-		now        identity
-		inRecovery bool
-	)
-	err := s.conn.QueryRow(ctx, `
-		SELECT pg_current_snapshot()::text, i.system_identifier, i.database_oid, i.timeline, i.in_recovery
+// look reads what the server is, and when it started. It is another one, or another timeline, only after a restart or a
+// promotion, so that next need not read the identity again.
+func (s *session) look(ctx context.Context) (now identity, started time.Time, err error) {
+	var inRecovery bool
+	err = s.conn.QueryRow(ctx, `
+		SELECT i.system_identifier, i.database_oid, i.timeline, i.in_recovery, pg_postmaster_start_time()
 		FROM outbox.current_identity() AS i`,
-	).Scan(&text, &now.SystemIdentifier, &now.DatabaseOID, &now.Timeline, &inRecovery)
+	).Scan(&now.SystemIdentifier, &now.DatabaseOID, &now.Timeline, &inRecovery, &started)
 	switch {
 	case err != nil:
-		return snapshot{}, identity{}, fmt.Errorf("take a snapshot: %w", err)
+		return identity{}, time.Time{}, fmt.Errorf("read the server's identity: %w", err)
 	case inRecovery:
-		return snapshot{}, identity{}, ErrRecovery
+		return identity{}, time.Time{}, ErrRecovery
 	}
-	snap, err := parseSnapshot(text)
-	return snap, now, err
-}
-
-// snapshot takes a snapshot and refuses it when the server is not the one the cursor knows.
-func (s *session) snapshot(ctx context.Context) (snapshot, error) {
-	ctx, cancel := s.detached(ctx)
-	defer cancel()
-	snap, now, err := s.look(ctx)
-	if err == nil && now != s.known {
-		err = fmt.Errorf("%w (stored: system %s, database %d, timeline %s; found: system %s, database %d, timeline %s)", ErrIdentity,
-			s.known.SystemIdentifier, s.known.DatabaseOID, s.known.Timeline, now.SystemIdentifier, now.DatabaseOID, now.Timeline)
-	}
-	return snap, err
+	return now, started, nil
 }
 
 // load reads the partition's state; a partition that was never relayed starts with nothing.

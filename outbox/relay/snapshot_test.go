@@ -5,10 +5,12 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"pgregory.net/rapid"
 
+	"github.com/jcp/ticketwave/outbox"
 	"github.com/jcp/ticketwave/outbox/lease"
 	"github.com/jcp/ticketwave/outbox/outboxtest"
 )
@@ -259,6 +261,47 @@ func ids(rows []row) []int64 {
 	return found
 }
 
+// TestNextIsTheWindowUpToNow compares what one statement reads with the definition, over snapshots of the past.
+func TestNextIsTheWindowUpToNow(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	if _, err := db.Exec(t.Context(), `
+		INSERT INTO outbox.messages (uuid, topic, key, payload, transaction_id)
+		SELECT gen_random_uuid(), 't', 'k' || n % 9, '{}', (1 + n * 17 % $1)::text::xid8
+		FROM generate_series(1, 4 * $1::int) AS n`, highest); err != nil {
+		t.Fatal(err)
+	}
+	config, err := pgx.ParseConfig(db.RelayURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sessions []*session
+	for partition := range outbox.Partitions {
+		sess, err := openSession(t.Context(), config, lease.Held{Partition: partition}, 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sess.close()
+		sessions = append(sessions, sess)
+	}
+	ctx := t.Context()
+	rapid.Check(t, func(t *rapid.T) {
+		relayed := snapshots().Draw(t, "relayed")
+		sess := rapid.SampledFrom(sessions).Draw(t, "session")
+		now, rows, fits, err := sess.next(ctx, relayed)
+		if err != nil || !fits {
+			t.Fatalf("next: %v, %v", fits, err)
+		}
+		w, err := between(relayed, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := idsIn(ctx, t, sess.conn, sess.held.Partition, w, everything); !slices.Equal(ids(rows), want) {
+			t.Fatalf("next after %s reads %v, want %v", relayed, ids(rows), want)
+		}
+	})
+}
+
 // TestSplitCoversALargeWindow pages through more rows than one query brings.
 func TestSplitCoversALargeWindow(t *testing.T) {
 	t.Parallel()
@@ -282,12 +325,15 @@ func TestSplitCoversALargeWindow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := db.Acquire(t.Context())
+	config, err := pgx.ParseConfig(db.RelayURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Release()
-	sess := &session{conn: conn.Conn(), held: lease.Held{Partition: partition}, timeout: 1e10}
+	sess, err := openSession(t.Context(), config, lease.Held{Partition: partition}, 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sess.close()
 	for _, rest := range []span{everything, {after: 700, upTo: everything.upTo}} {
 		read := allPages(t, sess, w, rest)
 		if n := int64(len(read)); n != total-rest.after || !slices.IsSorted(read) || read[0] != rest.after+1 {
@@ -298,6 +344,9 @@ func TestSplitCoversALargeWindow(t *testing.T) {
 
 func allPages(t *testing.T, sess *session, w window, in span) []int64 {
 	t.Helper()
+	if _, rows, fits, err := sess.next(t.Context(), nothing); fits || rows != nil || err != nil {
+		t.Fatalf("all that is there fits one page: %v, %v, %v", rows, fits, err)
+	}
 	if _, fits, err := sess.read(t.Context(), w, in); fits || err != nil {
 		t.Fatalf("the window fits one page: %v, %v", fits, err)
 	}

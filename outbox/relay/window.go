@@ -37,8 +37,16 @@ type span struct{ after, upTo int64 }
 //
 // With a partition for every day, planning takes longer than the query itself, so the session keeps one generic plan
 // for each statement. "+ 0" leaves only the index that is meant: (partition, transaction_id, id) in the first form,
-// the primary key in the second.
+// the primary key in the second. The first two are the window up to the statement's own snapshot, whose upper bound is
+// what the statement sees.
 const (
+	visible = `
+			SELECT %[1]s FROM outbox.messages
+			WHERE partition = $1 AND transaction_id >= $2::text::xid8`
+	visibleLate = `
+			UNION ALL
+			SELECT %[1]s FROM outbox.messages
+			WHERE partition = $1 AND transaction_id = ANY ($3::text::xid8[])`
 	byTransaction = `
 		SELECT %[1]s FROM outbox.messages
 		WHERE partition = $1 AND transaction_id >= $2::text::xid8 AND transaction_id < $3::text::xid8
@@ -69,6 +77,56 @@ func (w window) args(partition int, s span) []any {
 		args = append(args, "{"+joined(w.late)+"}")
 	}
 	return args
+}
+
+// next takes a snapshot, and reads the rows that it sees and relayed does not, in the same statement. Rows are in order of
+// id; ok is false if they do not fit one page.
+func (s *session) next(ctx context.Context, relayed snapshot) (now snapshot, found []row, ok bool, err error) {
+	ctx, cancel := s.detached(ctx)
+	defer cancel()
+	text, args := visible, []any{s.held.Partition, fmt.Sprint(relayed.xmax)}
+	if len(relayed.xip) > 0 {
+		text, args = text+visibleLate, append(args, "{"+joined(relayed.xip)+"}")
+	}
+	text = fmt.Sprintf(`
+		WITH now AS MATERIALIZED (SELECT pg_current_snapshot()::text AS snapshot, pg_postmaster_start_time() AS started)
+		SELECT now.snapshot, now.started, m.* FROM now LEFT JOIN (%s
+			LIMIT %d) AS m ON true`, fmt.Sprintf(text, rowColumns), pageSize+1)
+	rows, err := s.conn.Query(ctx, text, args...)
+	if err != nil {
+		return now, nil, false, fmt.Errorf("look for messages: %w", err)
+	}
+	defer rows.Close()
+	var (
+		seen    string
+		started time.Time
+	)
+	for rows.Next() {
+		if rows.RawValues()[2] == nil { // no message
+			err = rows.Scan(&seen, &started, nil, nil, nil, nil, nil, nil, nil)
+		} else {
+			var r row
+			err = rows.Scan(&seen, &started, &r.ID, &r.UUID, &r.Topic, &r.Key, &r.Payload, &r.Metadata, &r.CreatedAt)
+			found = append(found, r)
+		}
+		if err != nil {
+			return now, nil, false, fmt.Errorf("look for messages: %w", err)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return now, nil, false, fmt.Errorf("look for messages: %w", err)
+	}
+	if !started.Equal(s.started) {
+		return now, nil, false, fmt.Errorf("another server answers than the one that the session began with, started at %s and not at %s", started, s.started)
+	}
+	if now, err = parseSnapshot(seen); err != nil {
+		return now, nil, false, err
+	}
+	if len(found) > pageSize {
+		return now, nil, false, nil
+	}
+	slices.SortFunc(found, func(a, b row) int { return cmp.Compare(a.ID, b.ID) })
+	return now, found, true, nil
 }
 
 // read returns the rows of the span in order of id if they fit one page, or else ok false.

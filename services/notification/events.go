@@ -13,8 +13,12 @@ const (
 	logPublished  = "📊 Published NotificationSentIntegrationEvent"
 )
 
-// Batch is one message in a transaction: an e-mail cannot be rolled back with those of others.
-func (s *Service) Batch() int { return 1 }
+// OneByOne says that no two messages share a transaction, where mails go to a server: a mail that is sent cannot be rolled
+// back with those of others. A file written again stays the same.
+func (s *Service) OneByOne() bool {
+	_, toFiles := s.mailer.(files)
+	return !toFiles
+}
 
 // Handlers says what notification listens to.
 func (s *Service) Handlers(c *inbox.Consumer) {

@@ -64,7 +64,8 @@ func isFinal(err error) bool {
 // files writes each letter to a file of its own.
 type files struct{ dir string }
 
-// send writes beside and renames, so that the file is whole or not there; written again it is the same.
+// send writes beside and renames, so that the file is whole or not there; written again it is the same. It does not
+// wait for the disk: files are for development, and survive the process but not the machine.
 func (f files) send(_ context.Context, l letter) error {
 	var document bytes.Buffer
 	if _, err := l.msg.WriteTo(&document); err != nil {
@@ -79,7 +80,7 @@ func (f files) send(_ context.Context, l letter) error {
 	}
 	defer func() { _ = os.Remove(tmp.Name()) }() // gone after the rename
 	_, err = tmp.Write(document.Bytes())
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+	if err = errors.Join(err, tmp.Close()); err != nil {
 		return fmt.Errorf("write mail file: %w", err)
 	}
 	if err := os.Rename(tmp.Name(), filepath.Join(f.dir, l.name)); err != nil {

@@ -29,14 +29,14 @@ type Service interface {
 	Handlers(c *inbox.Consumer)
 }
 
-// Batcher is a service that says how many messages one transaction may handle; others are given defaultBatch.
-type Batcher interface {
-	// Batch is 1 where handlers have effects outside their transaction.
-	Batch() int
+// OneByOner is a service that may ask for a transaction for each message; others have up to batch of them in one.
+type OneByOner interface {
+	// OneByOne is true where handlers have effects outside their transaction.
+	OneByOne() bool
 }
 
-// defaultBatch was as fast as 50 with one and with four partitions, and leaves less to repeat.
-const defaultBatch = 20
+// batch was as fast as 50 with one and with four partitions, and leaves less to repeat.
+const batch = 20
 
 // Config describes a daemon. All fields but Logger and Observe are required.
 type Config struct {
@@ -73,11 +73,11 @@ type daemon struct {
 // when the configuration is wrong, the database's schema is older than this program ([schema.ErrOld]), or the HTTP
 // server or the consumer breaks; the other one is then ended in order.
 func Run(ctx context.Context, cfg Config, svc Service) error {
-	batch := defaultBatch
-	if b, ok := svc.(Batcher); ok {
-		batch = b.Batch()
+	most := batch
+	if s, ok := svc.(OneByOner); ok && s.OneByOne() {
+		most = 1
 	}
-	d, err := open(cfg, batch)
+	d, err := open(cfg, most)
 	if err != nil {
 		return errors.Join(err, cfg.Listener.Close())
 	}
