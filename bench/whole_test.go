@@ -203,11 +203,12 @@ func whole(b *testing.B, r *Row) {
 	closedLoop(8, 2*time.Second)
 	before := t.settled(b)
 	r.say("as fast as it goes")
-	start := time.Now()
+	start, busy := time.Now(), cpu()
 	closedLoop(16, time.Duration(seconds)*time.Second)
 	n := t.settled(b) - before
 	rate := float64(n) / time.Since(start).Seconds()
 	r.add("bookings settled", rate, "per second")
+	spent := shares(busy, cpu(), n, append([]string{"postgres", "beam.smp", "relay", "bench.test"}, schema.Services...))
 
 	half := max(1, int(rate/2))
 	r.say("half of it, %d bookings/s", half)
@@ -231,5 +232,6 @@ func whole(b *testing.B, r *Row) {
 	r.add("time to settle at half of it, p50", percentile(ms, 0.5), "ms")
 	r.add("time to settle at half of it, p99", p99, "ms")
 	r.note("50 events on sale; four services, the relay, PostgreSQL, RabbitMQ and the clients on the same cores; settled: tickets held, payment prepared, user notified, all answers applied; %d bookings in %d s of load", n, seconds)
+	r.note("processor time for one of them, ms: %s", spent)
 	r.judge(rate >= 400 && p99 <= 300)
 }
