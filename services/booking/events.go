@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/contracts"
@@ -88,16 +88,15 @@ func (s *Service) OnInventoryUpdated(ctx context.Context, tx pgx.Tx, e contracts
 	if e.UpdateType != contracts.UpdateReserved {
 		return nil
 	}
-	b, err := lockBooking(ctx, tx, e.BookingID)
-	if err != nil {
-		return err
-	}
-	taken := e.PreviousAvailableTickets - e.CurrentAvailableTickets
-	if e.EventID != b.EventID.String() || taken != b.TicketCount {
-		return contradicts(b, "%d tickets of event %s were reserved, booked were %d of %s", taken, e.EventID, b.TicketCount, b.EventID)
-	}
-	status, changed, err := setReserved(ctx, tx, b.ID, s.now())
-	return s.settled(ctx, b, status, changed, err)
+	return s.heard(ctx, e.BookingID, func(id uuid.UUID) (*Booking, bool, error) {
+		return setReserved(ctx, tx, id, s.now())
+	}, func(b *Booking) error {
+		taken := e.PreviousAvailableTickets - e.CurrentAvailableTickets
+		if e.EventID != b.EventID.String() || taken != b.TicketCount {
+			return contradicts(b, "%d tickets of event %s were reserved, booked were %d of %s", taken, e.EventID, b.TicketCount, b.EventID)
+		}
+		return nil
+	})
 }
 
 // OnInventoryUpdateRejected rejects a booking that is still pending.
@@ -105,15 +104,14 @@ func (s *Service) OnInventoryUpdateRejected(ctx context.Context, tx pgx.Tx, e co
 	if err := valid(e); err != nil {
 		return err
 	}
-	b, err := lockBooking(ctx, tx, e.BookingID)
-	if err != nil {
-		return err
-	}
-	if e.EventID != b.EventID.String() {
-		return contradicts(b, "tickets of event %s were refused, booked were some of %s", e.EventID, b.EventID)
-	}
-	status, changed, err := setRejected(ctx, tx, b.ID, string(e.Reason), s.now())
-	return s.settled(ctx, b, status, changed, err)
+	return s.heard(ctx, e.BookingID, func(id uuid.UUID) (*Booking, bool, error) {
+		return setRejected(ctx, tx, id, string(e.Reason), s.now())
+	}, func(b *Booking) error {
+		if e.EventID != b.EventID.String() {
+			return contradicts(b, "tickets of event %s were refused, booked were some of %s", e.EventID, b.EventID)
+		}
+		return nil
+	})
 }
 
 // OnPaymentDataPrepared notes where and until when the booking can be paid.
@@ -121,15 +119,14 @@ func (s *Service) OnPaymentDataPrepared(ctx context.Context, tx pgx.Tx, e contra
 	if err := valid(e); err != nil {
 		return err
 	}
-	b, err := lockBooking(ctx, tx, e.BookingID)
-	if err != nil {
-		return err
-	}
-	if e.Amount != b.TotalAmount || e.Currency != b.Currency {
-		return contradicts(b, "a payment of %s %s was prepared, its total is %s %s", e.Amount, e.Currency, b.TotalAmount, b.Currency)
-	}
-	status, changed, err := setPayment(ctx, tx, b.ID, e, s.now())
-	return s.settled(ctx, b, status, changed, err)
+	return s.heard(ctx, e.BookingID, func(id uuid.UUID) (*Booking, bool, error) {
+		return setPayment(ctx, tx, id, e, s.now())
+	}, func(b *Booking) error {
+		if e.Amount != b.TotalAmount || e.Currency != b.Currency {
+			return contradicts(b, "a payment of %s %s was prepared, its total is %s %s", e.Amount, e.Currency, b.TotalAmount, b.Currency)
+		}
+		return nil
+	})
 }
 
 // OnNotificationSent notes whether the user was told of the new booking; once told is told.
@@ -140,43 +137,31 @@ func (s *Service) OnNotificationSent(ctx context.Context, tx pgx.Tx, e contracts
 	if e.NotificationType != contracts.NotificationBookingCreated {
 		return nil
 	}
-	b, err := lockBooking(ctx, tx, e.BookingID)
-	if err != nil {
-		return err
-	}
-	changed, err := setNotified(ctx, tx, b.ID, e, s.now())
-	if err != nil {
-		return fmt.Errorf("note that the user of booking %s was told: %w", b.ID, err)
-	}
-	s.logAnswer(ctx, b, slog.Bool("success", e.Success), slog.Bool("changed", changed))
-	return nil
+	return s.heard(ctx, e.BookingID, func(id uuid.UUID) (*Booking, bool, error) {
+		return setNotified(ctx, tx, id, e, s.now())
+	}, func(*Booking) error { return nil })
 }
 
-// settled logs what an answer did to the booking.
-func (s *Service) settled(ctx context.Context, b *Booking, status Status, changed bool, err error) error {
+// heard applies an answer to its booking, then checks that it can be about it; an error takes the change back. There is
+// a booking for every answer: the request and the booking were committed together.
+func (s *Service) heard(ctx context.Context, bookingID string, change func(uuid.UUID) (*Booking, bool, error), check func(*Booking) error) error {
+	id, err := uuid.Parse(bookingID)
 	if err != nil {
-		return fmt.Errorf("update booking %s: %w", b.ID, err)
+		return inbox.Permanent(fmt.Errorf("booking id %q: %w", bookingID, err))
 	}
-	s.logAnswer(ctx, b, slog.String("status", string(status)), slog.Bool("changed", changed))
-	return nil
-}
-
-func (s *Service) logAnswer(ctx context.Context, b *Booking, attrs ...slog.Attr) {
-	attrs = append([]slog.Attr{slog.String("booking_id", b.ID.String()), slog.String("event_id", b.EventID.String())}, attrs...)
-	s.log.LogAttrs(ctx, slog.LevelInfo, "booking heard an answer", attrs...)
-}
-
-// lockBooking is the booking that an answer is about, locked until tx ends. One that does not exist can never be
-// answered: the request and the booking were committed together.
-func lockBooking(ctx context.Context, tx pgx.Tx, id string) (*Booking, error) {
-	b, err := bookingForUpdate(ctx, tx, id)
+	b, changed, err := change(id)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return nil, inbox.Permanent(fmt.Errorf("there is no booking %s", id))
+		return inbox.Permanent(fmt.Errorf("there is no booking %s", id))
 	case err != nil:
-		return nil, fmt.Errorf("read booking %s: %w", id, err)
+		return fmt.Errorf("update booking %s: %w", id, err)
 	}
-	return b, nil
+	if err := check(b); err != nil {
+		return err
+	}
+	s.log.InfoContext(ctx, "booking heard an answer", "booking_id", bookingID, "event_id", b.EventID.String(),
+		"status", string(b.Status), "notified", b.Notified != nil && *b.Notified, "changed", changed)
+	return nil
 }
 
 // contradicts is the error of an answer that cannot be about this booking.

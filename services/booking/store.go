@@ -57,10 +57,6 @@ func bookingByID(ctx context.Context, db querier, id uuid.UUID) (*Booking, error
 	return one(ctx, db, scanBooking, `SELECT `+bookingColumns+` FROM booking.bookings WHERE id = $1`, id)
 }
 
-func bookingForUpdate(ctx context.Context, tx pgx.Tx, id string) (*Booking, error) {
-	return one(ctx, tx, scanBooking, `SELECT `+bookingColumns+` FROM booking.bookings WHERE id = $1 FOR NO KEY UPDATE`, id)
-}
-
 // bookingsOf is the user's page in the order of ids, and one more booking if more follow.
 func bookingsOf(ctx context.Context, db querier, user uuid.UUID, page web.Page) ([]*Booking, error) {
 	rows, err := db.Query(ctx, `
@@ -74,48 +70,46 @@ func bookingsOf(ctx context.Context, db querier, user uuid.UUID, page web.Page) 
 	return pgx.CollectRows(rows, scanBooking)
 }
 
-// transition runs an update that returns the status, and says whether its guard let it through.
-func transition(ctx context.Context, tx pgx.Tx, sql string, args ...any) (Status, bool, error) {
-	status, err := one(ctx, tx, pgx.RowTo[string], sql, args...)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", false, nil
+// change runs an update of a booking, and says whether its guard let it through. The booking is as it then stands;
+// pgx.ErrNoRows when there is none.
+func change(ctx context.Context, tx pgx.Tx, id uuid.UUID, update string, args ...any) (*Booking, bool, error) {
+	b, err := one(ctx, tx, scanBooking, update+` RETURNING `+bookingColumns, append([]any{id}, args...)...)
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return b, err == nil, err
 	}
-	return Status(status), err == nil, err
+	b, err = bookingByID(ctx, tx, id)
+	return b, false, err
 }
 
-func setReserved(ctx context.Context, tx pgx.Tx, id uuid.UUID, now time.Time) (Status, bool, error) {
-	return transition(ctx, tx, `
+func setReserved(ctx context.Context, tx pgx.Tx, id uuid.UUID, now time.Time) (*Booking, bool, error) {
+	return change(ctx, tx, id, `
 		UPDATE booking.bookings
 		SET reserved_at = $2, updated_at = $2,
 		    status = CASE WHEN payment_id IS NULL THEN status ELSE 'awaiting_payment' END
-		WHERE id = $1 AND status = 'pending' AND reserved_at IS NULL
-		RETURNING status`, id, now)
+		WHERE id = $1 AND status = 'pending' AND reserved_at IS NULL`, now)
 }
 
-func setRejected(ctx context.Context, tx pgx.Tx, id uuid.UUID, reason string, now time.Time) (Status, bool, error) {
-	return transition(ctx, tx, `
+func setRejected(ctx context.Context, tx pgx.Tx, id uuid.UUID, reason string, now time.Time) (*Booking, bool, error) {
+	return change(ctx, tx, id, `
 		UPDATE booking.bookings
 		SET status = 'rejected', reason = $2, updated_at = $3
-		WHERE id = $1 AND status = 'pending' AND reserved_at IS NULL
-		RETURNING status`, id, reason, now)
+		WHERE id = $1 AND status = 'pending' AND reserved_at IS NULL`, reason, now)
 }
 
 // setPayment records the first payment whatever the status, so that a rejected booking knows what it does not need.
-func setPayment(ctx context.Context, tx pgx.Tx, id uuid.UUID, e contracts.PaymentDataPrepared, now time.Time) (Status, bool, error) {
-	return transition(ctx, tx, `
+func setPayment(ctx context.Context, tx pgx.Tx, id uuid.UUID, e contracts.PaymentDataPrepared, now time.Time) (*Booking, bool, error) {
+	return change(ctx, tx, id, `
 		UPDATE booking.bookings
 		SET payment_id = $2, payment_url = $3, expires_at = $4, updated_at = $5,
 		    status = CASE WHEN status = 'pending' AND reserved_at IS NOT NULL THEN 'awaiting_payment' ELSE status END
-		WHERE id = $1 AND payment_id IS NULL
-		RETURNING status`, id, e.PaymentID, e.PaymentURL, e.ExpiresAt, now)
+		WHERE id = $1 AND payment_id IS NULL`, e.PaymentID, e.PaymentURL, e.ExpiresAt, now)
 }
 
-func setNotified(ctx context.Context, tx pgx.Tx, id uuid.UUID, e contracts.NotificationSent, now time.Time) (bool, error) {
-	tag, err := tx.Exec(ctx, `
+func setNotified(ctx context.Context, tx pgx.Tx, id uuid.UUID, e contracts.NotificationSent, now time.Time) (*Booking, bool, error) {
+	return change(ctx, tx, id, `
 		UPDATE booking.bookings
 		SET notified = $2, notification_error = $3, updated_at = $4
-		WHERE id = $1 AND notified IS NOT TRUE`, id, e.Success, e.ErrorMessage, now)
-	return tag.RowsAffected() == 1, err
+		WHERE id = $1 AND notified IS NOT TRUE`, e.Success, e.ErrorMessage, now)
 }
 
 // eventOnSale is pgx.ErrNoRows when the catalog has not told of the event.

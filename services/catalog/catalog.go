@@ -134,23 +134,14 @@ func (s *Service) Reserve(ctx context.Context, tx pgx.Tx, request contracts.Upda
 	return nil
 }
 
-// reserve claims the booking, then takes its tickets or notes why not.
+// reserve takes the tickets, or notes why not, or finds what the booking was told before.
 func reserve(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory) (r reservation, isFirst bool, err error) {
-	if isFirst, err = claim(ctx, tx, request); err != nil {
-		return r, false, err
+	if r, err = take(ctx, tx, request); !errors.Is(err, pgx.ErrNoRows) {
+		return r, true, err
 	}
-	if isFirst {
-		taken, err := take(ctx, tx, request)
-		if err != nil {
-			return r, false, err
-		}
-		if !taken {
-			err = refuse(ctx, tx, request)
-		}
-		if err != nil {
-			return r, false, err
-		}
+	if r, err = refuse(ctx, tx, request); !errors.Is(err, pgx.ErrNoRows) {
+		return r, true, err
 	}
 	r, err = reservationOf(ctx, tx, request.BookingID)
-	return r, isFirst, err
+	return r, false, err
 }

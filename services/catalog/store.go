@@ -87,51 +87,43 @@ type reservation struct {
 	AnsweredAt      time.Time
 }
 
-// claim is false when the booking asked before. It waits for another transaction of the same booking.
-func claim(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory) (bool, error) {
-	tag, err := tx.Exec(ctx, `
-		INSERT INTO catalog.reservations (booking_id, event_id, quantity)
-		VALUES ($1, $2, $3)
-		ON CONFLICT (booking_id) DO NOTHING`,
-		request.BookingID, request.EventID, request.QuantityReduced)
-	return tag.RowsAffected() == 1, err
-}
+const reservationColumns = `booking_id, event_id, quantity, outcome, available_before, available_after, version, answered_at`
 
-// take is false, and takes nothing, when fewer tickets are left or there is no such event.
-func take(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory) (bool, error) {
-	tag, err := tx.Exec(ctx, `
+// take is pgx.ErrNoRows, and takes nothing, when fewer tickets are left, there is no such event, or the booking asked
+// before. It fails on the primary key, and takes nothing, when another transaction of the same booking commits meanwhile.
+func take(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory) (reservation, error) {
+	return oneReservation(ctx, tx, `
 		WITH taken AS (
 			UPDATE catalog.events
 			SET available = available - $3, version = version + 1
-			WHERE id = $2 AND available >= $3
+			WHERE id = $2 AND available >= $3 AND NOT EXISTS (SELECT FROM catalog.reservations WHERE booking_id = $1)
 			RETURNING available, version
 		)
-		UPDATE catalog.reservations
-		SET outcome = 'reserved', available_before = taken.available + $3, available_after = taken.available,
-		    version = taken.version, answered_at = clock_timestamp()
-		FROM taken
-		WHERE booking_id = $1`,
+		INSERT INTO catalog.reservations (booking_id, event_id, quantity, outcome, available_before, available_after, version)
+		SELECT $1, $2, $3, 'reserved', available + $3, available, version FROM taken
+		RETURNING `+reservationColumns,
 		request.BookingID, request.EventID, request.QuantityReduced)
-	return tag.RowsAffected() == 1, err
 }
 
-// refuse notes how many tickets are left. Without such an event the claim stands as it is.
-func refuse(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory) error {
-	_, err := tx.Exec(ctx, `
-		UPDATE catalog.reservations AS r
-		SET outcome = 'sold_out', available_before = e.available, available_after = e.available,
-		    version = e.version, answered_at = clock_timestamp()
-		FROM catalog.events AS e
-		WHERE r.booking_id = $1 AND e.id = $2`,
-		request.BookingID, request.EventID)
-	return err
+// refuse notes how many tickets are left, or that there is no such event. It is pgx.ErrNoRows when the booking asked before.
+func refuse(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory) (reservation, error) {
+	return oneReservation(ctx, tx, `
+		INSERT INTO catalog.reservations (booking_id, event_id, quantity, outcome, available_before, available_after, version)
+		SELECT $1, $2, $3, CASE WHEN e.id IS NULL THEN 'unknown_event' ELSE 'sold_out' END,
+		       coalesce(e.available, 0), coalesce(e.available, 0), coalesce(e.version, 0)
+		FROM (VALUES ($2::uuid)) AS asked (id) LEFT JOIN catalog.events AS e USING (id)
+		ON CONFLICT (booking_id) DO NOTHING
+		RETURNING `+reservationColumns,
+		request.BookingID, request.EventID, request.QuantityReduced)
 }
 
+// reservationOf is pgx.ErrNoRows when the booking has not asked.
 func reservationOf(ctx context.Context, tx pgx.Tx, bookingID string) (reservation, error) {
-	rows, err := tx.Query(ctx, `
-		SELECT booking_id, event_id, quantity, outcome, available_before, available_after, version, answered_at
-		FROM catalog.reservations
-		WHERE booking_id = $1`, bookingID)
+	return oneReservation(ctx, tx, `SELECT `+reservationColumns+` FROM catalog.reservations WHERE booking_id = $1`, bookingID)
+}
+
+func oneReservation(ctx context.Context, tx pgx.Tx, sql string, args ...any) (reservation, error) {
+	rows, err := tx.Query(ctx, sql, args...)
 	if err != nil {
 		return reservation{}, err
 	}

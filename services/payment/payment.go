@@ -86,13 +86,13 @@ func (s *Service) Prepare(ctx context.Context, tx pgx.Tx, request contracts.Prep
 	if err != nil {
 		return fmt.Errorf("draw a payment id: %w", err)
 	}
-	isFirst, err := insertPayment(ctx, tx, id, s.base+"/pay/"+id.String(), request)
+	p, err := insertPayment(ctx, tx, id, s.base+"/pay/"+id.String(), request)
+	isFirst := err == nil
+	if errors.Is(err, pgx.ErrNoRows) {
+		p, err = paymentOf(ctx, tx, request.BookingID)
+	}
 	if err != nil {
 		return fmt.Errorf("store the payment of booking %s: %w", request.BookingID, err)
-	}
-	p, err := paymentOf(ctx, tx, request.BookingID)
-	if err != nil {
-		return fmt.Errorf("read the payment of booking %s: %w", request.BookingID, err)
 	}
 	if isFirst {
 		log.InfoContext(ctx, logPrepared, "payment_id", p.ID.String())

@@ -23,14 +23,18 @@ func scan(row pgx.CollectableRow) (Payment, error) {
 	return p, err
 }
 
-// insertPayment is false when the booking has a payment. It waits for another transaction of the same booking.
-func insertPayment(ctx context.Context, tx pgx.Tx, id uuid.UUID, url string, r contracts.PreparePaymentData) (bool, error) {
-	tag, err := tx.Exec(ctx, `
+// insertPayment is pgx.ErrNoRows when the booking has a payment. It waits for another transaction of the same booking.
+func insertPayment(ctx context.Context, tx pgx.Tx, id uuid.UUID, url string, r contracts.PreparePaymentData) (Payment, error) {
+	rows, err := tx.Query(ctx, `
 		INSERT INTO payment.payments (id, booking_id, user_id, amount_minor, currency, url, expires_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)
-		ON CONFLICT (booking_id) DO NOTHING`,
+		ON CONFLICT (booking_id) DO NOTHING
+		RETURNING `+columns,
 		id, r.BookingID, r.UserID, int64(r.Amount), r.Currency, url, r.ExpiresAt)
-	return tag.RowsAffected() == 1, err
+	if err != nil {
+		return Payment{}, err
+	}
+	return pgx.CollectExactlyOneRow(rows, scan)
 }
 
 // paymentOf is pgx.ErrNoRows when the booking has none.
