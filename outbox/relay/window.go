@@ -37,7 +37,8 @@ type span struct{ after, upTo int64 }
 //
 // With a partition for every day, planning takes longer than the query itself, so the session keeps one generic plan
 // for each statement. "+ 0" leaves only the index that is meant: (partition, transaction_id, id) in the first form,
-// the primary key in the second. The first two are the window up to the statement's own snapshot, whose upper bound is
+// the primary key in the second; and one probe for each late transaction, for "= ANY" on the index's second column may
+// scan all of the partition's entries, and does when it was planned on an empty table. The first two are the window up to the statement's own snapshot, whose upper bound is
 // what the statement sees.
 const (
 	visible = `
@@ -45,16 +46,18 @@ const (
 			WHERE partition = $1 AND transaction_id >= $2::text::xid8`
 	visibleLate = `
 			UNION ALL
-			SELECT %[1]s FROM outbox.messages
-			WHERE partition = $1 AND transaction_id = ANY ($3::text::xid8[])`
+			SELECT m.* FROM unnest($3::text::xid8[]) AS late (tx), LATERAL (
+				SELECT %[1]s FROM outbox.messages WHERE partition = $1 AND transaction_id = late.tx OFFSET 0
+			) AS m WHERE pg_visible_in_snapshot(late.tx, pg_current_snapshot())`
 	byTransaction = `
 		SELECT %[1]s FROM outbox.messages
 		WHERE partition = $1 AND transaction_id >= $2::text::xid8 AND transaction_id < $3::text::xid8
 		  AND transaction_id <> ALL ($4::text::xid8[]) AND id + 0 > $5 AND id + 0 <= $6`
 	byLateTransaction = `
 		UNION ALL
-		SELECT %[1]s FROM outbox.messages
-		WHERE partition = $1 AND transaction_id = ANY ($7::text::xid8[]) AND id + 0 > $5 AND id + 0 <= $6`
+		SELECT m.* FROM unnest($7::text::xid8[]) AS late (tx), LATERAL (
+			SELECT %[1]s FROM outbox.messages WHERE partition = $1 AND transaction_id = late.tx AND id + 0 > $5 AND id + 0 <= $6 OFFSET 0
+		) AS m`
 	byID = `
 		SELECT %[1]s FROM outbox.messages
 		WHERE partition + 0 = $1 AND id > $5 AND id <= $6
