@@ -15,7 +15,7 @@ const (
 	// lookAhead bounds the messages of a window that are read while an earlier one waits; most are ids alone.
 	lookAhead = 50_000
 	// keepWithin bounds how long the journal may be behind what is confirmed, and with InFlight how much a crash repeats.
-	keepWithin = 50 * time.Millisecond
+	keepWithin = 200 * time.Millisecond
 	// maxLoaded bounds the waiting messages that are kept whole: more than relaying without a hot key needs.
 	maxLoaded = 4 * pageSize
 	// reload is how many waiting messages of a key are read again at a time.
@@ -89,9 +89,8 @@ func (p *pump) run(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		if moved {
+		if moved { // what was committed since has sent a hint, or can wait for the shortest pause
 			idle.reset()
-			continue
 		}
 		if err := p.rest(ctx, idle); err != nil {
 			return err

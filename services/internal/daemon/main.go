@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -19,10 +20,16 @@ import (
 // Build makes the service when the options are known. What also implements io.Closer is closed at the end.
 type Build func(opts Options, pool *pgxpool.Pool, log *slog.Logger) (Service, error)
 
+// gcPercent trades memory, of which a service holds little, for time.
+const gcPercent = 300
+
 // Main is the whole main of a service: it reads options, runs until SIGINT or SIGTERM, and ends the process with
 // status 0 after an orderly end, 2 when an option is wrong, and 1 for any other error, which is one line on stderr.
 // httpAddr is the default of TW_HTTP_ADDR; own are the service's further settings.
 func Main(name, httpAddr string, build Build, own ...Setting) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var opts Options
