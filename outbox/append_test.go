@@ -165,7 +165,7 @@ func TestWritersMayAppendAndNoMore(t *testing.T) {
 		"plain insert":        {`INSERT INTO outbox.messages (uuid, topic, key, payload) VALUES (` + row + `)`, ""},
 		"choose id":           {`INSERT INTO outbox.messages (uuid, topic, key, payload, id) VALUES (` + row + `, 1)`, "42501"},
 		"choose transaction":  {`INSERT INTO outbox.messages (uuid, topic, key, payload, transaction_id) VALUES (` + row + `, '1')`, "42501"},
-		"choose partition":    {`INSERT INTO outbox.messages (uuid, topic, key, payload, partition) VALUES (` + row + `, 1)`, "428C9"},
+		"choose partition":    {`INSERT INTO outbox.messages (uuid, topic, key, payload, partition) VALUES (` + row + `, 1)`, "42501"},
 		"choose time":         {`INSERT INTO outbox.messages (uuid, topic, key, payload, created_at) VALUES (` + row + `, now())`, "42501"},
 		"read":                {`SELECT key FROM outbox.messages`, "42501"},
 		"update":              {`UPDATE outbox.messages SET key = 'x'`, "42501"},
@@ -190,6 +190,40 @@ func TestWritersMayAppendAndNoMore(t *testing.T) {
 				t.Errorf("error is %v, want code %q", err, c.code)
 			}
 		})
+	}
+}
+
+// The rules mean the same whatever the writer's search_path, and hold for an administrator too.
+func TestRulesHoldForEveryWriter(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "shop")
+	conn, err := db.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	for _, statement := range []string{
+		`CREATE SCHEMA evil`,
+		`CREATE FUNCTION evil.octet_length(text) RETURNS int LANGUAGE sql IMMUTABLE RETURN 1`,
+		`CREATE FUNCTION evil.nextval(regclass) RETURNS bigint LANGUAGE sql VOLATILE RETURN 7`,
+		`CREATE FUNCTION evil.mod(bigint, bigint) RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 9`,
+		`SET search_path = evil, pg_catalog`,
+	} {
+		if _, err := conn.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var id int64
+	var partition int
+	err = conn.QueryRow(t.Context(), `
+		INSERT INTO outbox.messages (uuid, topic, key, payload, partition, id) VALUES (gen_random_uuid(), 't', 'k', '{}', 77, 7)
+		RETURNING id, partition`).Scan(&id, &partition)
+	if err != nil || id == 7 || partition != outbox.PartitionOf("k") {
+		t.Errorf("id %d, partition %d (%v), want the sequence's id and partition %d", id, partition, err, outbox.PartitionOf("k"))
+	}
+	_, err = conn.Exec(t.Context(), `INSERT INTO outbox.messages (uuid, topic, key, payload) VALUES (gen_random_uuid(), repeat('t', 251), 'k', '{}')`)
+	if err == nil || !strings.Contains(err.Error(), "topic has 251 bytes, want 1 to 250") {
+		t.Errorf("error is %v, want one that names the limit", err)
 	}
 }
 
