@@ -11,8 +11,13 @@ import (
 // partitions concerned, a digit each; empty stands for all. A hint only: what the relay misses it finds by polling.
 const WakeChannel = "outbox_wake"
 
-// wakeEvery is the shortest time between two hints of one process to one database.
-const wakeEvery = 2 * time.Millisecond
+// wakeMin and wakeMax bound the time between two hints of one process to one database: it doubles while more than
+// crowd transactions share a hint, since a hint is a transaction too.
+const (
+	wakeMin = 2 * time.Millisecond
+	wakeMax = 16 * time.Millisecond
+	crowd   = 4
+)
 
 // partitions is a set of them.
 type partitions [Partitions]bool
@@ -33,11 +38,17 @@ func (p *partitions) String() string {
 	return string(digits)
 }
 
-// hints holds the databases that got a hint within wakeEvery, and the partitions that are due another.
+// dueHint is what the next hint will say, and how many transactions share it.
+type dueHint struct {
+	partitions
+	shared int
+}
+
+// hints holds the databases that got a hint just now, and what is due to them next.
 var hints = struct {
 	sync.Mutex
-	due map[DB]*partitions
-}{due: map[DB]*partitions{}}
+	due map[DB]*dueHint
+}{due: map[DB]*dueHint{}}
 
 // hint tells the relay, without waiting, on a connection of its own: a NOTIFY in the business transaction
 // would take an instance-wide lock at every commit. Hints of one process run together, the last one never
@@ -50,9 +61,10 @@ func hint(db DB, touched partitions) {
 	defer hints.Unlock()
 	if due, busy := hints.due[db]; busy {
 		due.add(touched)
+		due.shared++
 		return
 	}
-	hints.due[db] = new(partitions)
+	hints.due[db] = new(dueHint)
 	go sendHints(db, touched)
 }
 
@@ -60,23 +72,29 @@ func hint(db DB, touched partitions) {
 const sendHint = `SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)`
 
 func sendHints(db DB, touched partitions) {
-	for more := true; more; touched, more = stillDue(db) {
+	pause := wakeMin
+	for next := (dueHint{touched, 1}); next.shared > 0; next = stillDue(db) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		_, _ = db.Exec(ctx, sendHint, WakeChannel, touched.String()) // polling is the fallback
+		_, _ = db.Exec(ctx, sendHint, WakeChannel, next.String()) // polling is the fallback
 		cancel()
-		time.Sleep(wakeEvery)
+		if next.shared > crowd {
+			pause = min(2*pause, wakeMax)
+		} else {
+			pause = wakeMin
+		}
+		time.Sleep(pause)
 	}
 }
 
-// stillDue takes the order for one more hint, or ends the series.
-func stillDue(db DB) (touched partitions, more bool) {
+// stillDue takes the order for one more hint; when there is none the series has ended.
+func stillDue(db DB) dueHint {
 	hints.Lock()
 	defer hints.Unlock()
-	touched = *hints.due[db]
-	if touched != (partitions{}) {
-		*hints.due[db] = partitions{}
-		return touched, true
+	next := *hints.due[db]
+	if next.shared == 0 {
+		delete(hints.due, db)
+		return next
 	}
-	delete(hints.due, db)
-	return touched, false
+	*hints.due[db] = dueHint{}
+	return next
 }

@@ -34,6 +34,12 @@ type Delivery struct {
 
 type deliveryKey struct{}
 
+// end tells the pump the outcome, once.
+func (d *Delivery) end(err error) {
+	d.err = err
+	d.report()
+}
+
 // DeliveryFrom returns the delivery whose message carries ctx.
 func DeliveryFrom(ctx context.Context) (*Delivery, bool) {
 	d, ok := ctx.Value(deliveryKey{}).(*Delivery)

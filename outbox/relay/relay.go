@@ -52,7 +52,7 @@ type Config struct {
 	LeaseInterval, LeaseTimeout time.Duration
 }
 
-func (c *Config) setDefaults() error {
+func (c *Config) check() error {
 	switch {
 	case len(c.Databases) == 0:
 		return errors.New("relay: config has no Databases")
@@ -61,6 +61,10 @@ func (c *Config) setDefaults() error {
 	case c.RoutingKey == nil:
 		return errors.New("relay: config has no RoutingKey")
 	}
+	return nil
+}
+
+func (c *Config) setDefaults() {
 	for _, d := range []struct {
 		value    *time.Duration
 		fallback time.Duration
@@ -86,7 +90,6 @@ func (c *Config) setDefaults() error {
 		host, _ := os.Hostname()
 		c.Label = fmt.Sprintf("%s/%d", host, os.Getpid())
 	}
-	return nil
 }
 
 // Relay forwards the outboxes of its databases.
@@ -98,9 +101,10 @@ type Relay struct {
 
 // New checks the configuration and prepares a relay. It connects to nothing; Run does.
 func New(cfg Config) (*Relay, error) {
-	if err := cfg.setDefaults(); err != nil {
+	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	cfg.setDefaults()
 	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: 3 * cfg.Grace}, watermill.NopLogger{})
 	if err != nil {
 		return nil, fmt.Errorf("relay: %w", err)
@@ -166,10 +170,10 @@ func (r *Relay) record(next message.HandlerFunc) message.HandlerFunc {
 		}
 		finished := false
 		defer func() {
-			if d.err = err; !finished {
-				d.err = errPanicked
+			if !finished {
+				err = errPanicked
 			}
-			d.report()
+			d.end(err)
 		}()
 		produced, err = next(msg)
 		finished = true
