@@ -73,14 +73,15 @@ func (w *worker) inTx(ctx context.Context, tx pgx.Tx, d delivery) (Result, error
 	return Diverted, divert(ctx, tx, w.cfg.Name, w.partition, d, nil)
 }
 
-// call runs the handler; a panic is its error.
-func (w *worker) call(ctx context.Context, tx pgx.Tx, d delivery) (err error) {
-	h, ok := w.handlers[d.meta.Type]
+// call runs the handler of the messages' one type; a panic is its error.
+func (w *worker) call(ctx context.Context, tx pgx.Tx, messages ...delivery) (err error) {
+	typ := messages[0].meta.Type
+	h, ok := w.handlers[typ]
 	if !ok {
-		return fmt.Errorf("%w: %q", errUnknownType, d.meta.Type)
+		return fmt.Errorf("%w: %q", errUnknownType, typ)
 	}
-	defer recovered(ctx, w.Consumer, &err)
-	return h.call(ctx, tx, d.payload)
+	defer recovered(withMeta(ctx, messages[0].meta), w.Consumer, &err)
+	return h.call(ctx, tx, messages)
 }
 
 // fail stores the message as stuck, unless somebody else has decided about it meanwhile.

@@ -99,31 +99,44 @@ func (w *worker) together(batch []*message.Message) bool {
 	return true
 }
 
-// allInTx is one transaction: inbox rows, then the handlers, sorted by what they lock.
+// allInTx is one transaction: inbox rows, then the handlers.
 func (w *worker) allInTx(ctx context.Context, tx pgx.Tx, deliveries []delivery) (first map[uuid.UUID]bool, err error) {
 	if first, err = openAll(ctx, tx, w.cfg.Name, deliveries); err != nil {
 		return nil, err
 	}
-	work, err := w.sorted(deliveries, first)
+	jobs, err := w.arranged(deliveries, first)
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range work {
-		if err := w.call(withMeta(ctx, d.meta), tx, d); err != nil {
-			return nil, fmt.Errorf("message %s: %w", d.meta.ID, err)
+	for len(jobs) > 0 {
+		run := []delivery{jobs[0].delivery}
+		for _, j := range jobs[1:] {
+			if j.meta.Type != run[0].meta.Type || j.turn != jobs[0].turn {
+				break
+			}
+			run = append(run, j.delivery)
 		}
+		if err := w.call(ctx, tx, run...); err != nil {
+			return nil, err
+		}
+		jobs = jobs[len(run):]
 	}
 	return first, nil
 }
 
-// sorted is each first delivery once, in the order of what its handler locks, so that two batches never wait for each
-// other crosswise. Messages of one key lock the same, and so keep their order.
-func (w *worker) sorted(deliveries []delivery, first map[uuid.UUID]bool) ([]delivery, error) {
-	type job struct {
-		delivery
-		lock string
-	}
-	jobs, locks, seen := []job{}, map[string]string{}, map[uuid.UUID]bool{}
+// job is a message whose turn has come when turn earlier ones of its key are handled.
+type job struct {
+	delivery
+	lock string
+	turn int
+}
+
+// arranged is each first delivery once. Messages of one key keep their order. Where handlers lock rows that other keys
+// lock too, the order is that of the locks, so that two batches never wait for each other crosswise; otherwise those of
+// one type come together.
+func (w *worker) arranged(deliveries []delivery, first map[uuid.UUID]bool) ([]job, error) {
+	jobs, shared := []job{}, false
+	locks, turns, seen := map[string]string{}, map[string]int{}, map[uuid.UUID]bool{}
 	for _, d := range deliveries {
 		if !first[d.meta.ID] || seen[d.meta.ID] {
 			continue
@@ -131,20 +144,22 @@ func (w *worker) sorted(deliveries []delivery, first map[uuid.UUID]bool) ([]deli
 		seen[d.meta.ID] = true
 		lock := d.meta.Key
 		if h := w.handlers[d.meta.Type]; h.lock != nil {
-			lock = h.lock(d.payload)
+			lock, shared = h.lock(d.payload), true
 		}
 		if earlier, ok := locks[d.meta.Key]; ok && earlier != lock {
 			return nil, errApart
 		}
 		locks[d.meta.Key] = lock
-		jobs = append(jobs, job{d, lock})
+		jobs = append(jobs, job{d, lock, turns[d.meta.Key]})
+		turns[d.meta.Key]++
 	}
-	slices.SortStableFunc(jobs, func(a, b job) int { return cmp.Compare(a.lock, b.lock) })
-	work := make([]delivery, len(jobs))
-	for i, j := range jobs {
-		work[i] = j.delivery
-	}
-	return work, nil
+	slices.SortStableFunc(jobs, func(a, b job) int {
+		if shared {
+			return cmp.Compare(a.lock, b.lock)
+		}
+		return cmp.Or(cmp.Compare(a.turn, b.turn), cmp.Compare(a.meta.Type, b.meta.Type), cmp.Compare(a.meta.Key, b.meta.Key))
+	})
+	return jobs, nil
 }
 
 // openAll records all messages, in one round trip, and returns which were not known. It is errApart when one of their

@@ -147,9 +147,9 @@ type Consumer struct {
 	handlers map[string]handler
 }
 
-// handler decodes a payload and calls the typed functions.
+// handler decodes payloads and calls the typed functions.
 type handler struct {
-	call func(ctx context.Context, tx pgx.Tx, payload []byte) error
+	call func(ctx context.Context, tx pgx.Tx, messages []delivery) error
 	lock func(payload []byte) string // nil for the message's key
 }
 
@@ -188,25 +188,72 @@ func New(cfg Config) (*Consumer, error) {
 // A body that does not fit waits in inbox.stuck, as does one of a type without a handler: a newer build may know it.
 // Handling one type twice panics.
 func Handle[E any](c *Consumer, typ string, handle func(ctx context.Context, tx pgx.Tx, event E) error, options ...Option[E]) {
+	add(c, typ, func(ctx context.Context, tx pgx.Tx, messages []delivery) error {
+		for _, d := range messages {
+			event, err := decode[E](d)
+			if err != nil {
+				return err
+			}
+			if err := handle(withMeta(ctx, d.meta), tx, event); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, options)
+}
+
+// Item is one of several messages that are handled together.
+type Item[E any] struct {
+	Event E
+	ctx   context.Context
+}
+
+// Context carries the message's Meta and causality: events appended under it belong to its flow.
+func (i Item[E]) Context() context.Context { return i.ctx }
+
+// One is a batch of one message, for calling what HandleAll takes.
+func One[E any](ctx context.Context, event E) []Item[E] { return []Item[E]{{Event: event, ctx: ctx}} }
+
+// HandleAll is Handle for a function that takes all messages of the type that are there, up to Config.Batch, at once,
+// so that it can send its statements in one round trip. They are of one transaction and in the order of what they
+// lock; those of one key come one after the other, in separate calls. When the function fails it is called again for
+// each message alone.
+func HandleAll[E any](c *Consumer, typ string, handle func(ctx context.Context, tx pgx.Tx, items []Item[E]) error, options ...Option[E]) {
+	add(c, typ, func(ctx context.Context, tx pgx.Tx, messages []delivery) error {
+		items := make([]Item[E], len(messages))
+		for i, d := range messages {
+			event, err := decode[E](d)
+			if err != nil {
+				return err
+			}
+			items[i] = Item[E]{Event: event, ctx: withMeta(ctx, d.meta)}
+		}
+		return handle(ctx, tx, items)
+	}, options)
+}
+
+func add[E any](c *Consumer, typ string, call func(ctx context.Context, tx pgx.Tx, messages []delivery) error, options []Option[E]) {
 	if _, taken := c.handlers[typ]; taken {
 		panic("inbox: a second handler for " + typ)
 	}
-	h := handler{call: func(ctx context.Context, tx pgx.Tx, payload []byte) error {
-		var event E
-		if err := json.Unmarshal(payload, &event); err != nil {
-			return fmt.Errorf("%w %s: %w", errUndecodable, typ, err)
-		}
-		if v, ok := any(event).(interface{ Validate() error }); ok {
-			if err := v.Validate(); err != nil {
-				return fmt.Errorf("%w %s: %w", errUndecodable, typ, err)
-			}
-		}
-		return handle(ctx, tx, event)
-	}}
+	h := handler{call: call}
 	for _, option := range options {
 		option(&h)
 	}
 	c.handlers[typ] = h
+}
+
+// decode is the message's event, asked whether it is valid.
+func decode[E any](d delivery) (event E, err error) {
+	if err := json.Unmarshal(d.payload, &event); err != nil {
+		return event, fmt.Errorf("%w %s: %w", errUndecodable, d.meta.Type, err)
+	}
+	if v, ok := any(event).(interface{ Validate() error }); ok {
+		if err := v.Validate(); err != nil {
+			return event, fmt.Errorf("%w %s: %w", errUndecodable, d.meta.Type, err)
+		}
+	}
+	return event, nil
 }
 
 // Run handles messages of the partitions that this process holds leases for until ctx ends. Then handlers that

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/contracts"
@@ -61,10 +60,10 @@ func (e Created) requests() (contracts.UpdateEventInventory, contracts.SendBooki
 // Handlers adds what booking does with the other services' events. The consumer has validated them.
 func (s *Service) Handlers(c *inbox.Consumer) {
 	inbox.Handle(c, contracts.TypeCatalogEventPublished, s.OnCatalogEventPublished)
-	inbox.Handle(c, contracts.TypeInventoryUpdated, s.OnInventoryUpdated)
-	inbox.Handle(c, contracts.TypeInventoryUpdateRejected, s.OnInventoryUpdateRejected)
-	inbox.Handle(c, contracts.TypePaymentDataPrepared, s.OnPaymentDataPrepared)
-	inbox.Handle(c, contracts.TypeNotificationSent, s.OnNotificationSent)
+	inbox.HandleAll(c, contracts.TypeInventoryUpdated, s.OnInventoryUpdated)
+	inbox.HandleAll(c, contracts.TypeInventoryUpdateRejected, s.OnInventoryUpdateRejected)
+	inbox.HandleAll(c, contracts.TypePaymentDataPrepared, s.OnPaymentDataPrepared)
+	inbox.HandleAll(c, contracts.TypeNotificationSent, s.OnNotificationSent)
 }
 
 // OnCatalogEventPublished keeps the newest version of an event in the read model.
@@ -80,87 +79,105 @@ func (s *Service) OnCatalogEventPublished(ctx context.Context, tx pgx.Tx, e cont
 	return nil
 }
 
-// OnInventoryUpdated notes that the booking's tickets are reserved. Tickets given back change nothing here.
-func (s *Service) OnInventoryUpdated(ctx context.Context, tx pgx.Tx, e contracts.InventoryUpdated) error {
-	if err := valid(e); err != nil {
-		return err
-	}
-	if e.UpdateType != contracts.UpdateReserved {
-		return nil
-	}
-	return s.heard(ctx, e.BookingID, func(id uuid.UUID) (*Booking, bool, error) {
-		return setReserved(ctx, tx, id, s.now())
-	}, func(b *Booking) error {
-		taken := e.PreviousAvailableTickets - e.CurrentAvailableTickets
-		if e.EventID != b.EventID.String() || taken != b.TicketCount {
-			return contradicts(b, "%d tickets of event %s were reserved, booked were %d of %s", taken, e.EventID, b.TicketCount, b.EventID)
+// OnInventoryUpdated notes that the bookings' tickets are reserved. Tickets given back change nothing here.
+func (s *Service) OnInventoryUpdated(ctx context.Context, tx pgx.Tx, items []inbox.Item[contracts.InventoryUpdated]) error {
+	return hear(ctx, s, tx, items, func(e contracts.InventoryUpdated) (change, check) {
+		if e.UpdateType != contracts.UpdateReserved {
+			return change{}, nil
 		}
-		return nil
+		return setReserved(e.BookingID, s.now()), func(b *Booking) error {
+			taken := e.PreviousAvailableTickets - e.CurrentAvailableTickets
+			if e.EventID != b.EventID.String() || taken != b.TicketCount {
+				return contradicts(b, "%d tickets of event %s were reserved, booked were %d of %s", taken, e.EventID, b.TicketCount, b.EventID)
+			}
+			return nil
+		}
 	})
 }
 
-// OnInventoryUpdateRejected rejects a booking that is still pending.
-func (s *Service) OnInventoryUpdateRejected(ctx context.Context, tx pgx.Tx, e contracts.InventoryUpdateRejected) error {
-	if err := valid(e); err != nil {
-		return err
-	}
-	return s.heard(ctx, e.BookingID, func(id uuid.UUID) (*Booking, bool, error) {
-		return setRejected(ctx, tx, id, string(e.Reason), s.now())
-	}, func(b *Booking) error {
-		if e.EventID != b.EventID.String() {
-			return contradicts(b, "tickets of event %s were refused, booked were some of %s", e.EventID, b.EventID)
+// OnInventoryUpdateRejected rejects bookings that are still pending.
+func (s *Service) OnInventoryUpdateRejected(ctx context.Context, tx pgx.Tx, items []inbox.Item[contracts.InventoryUpdateRejected]) error {
+	return hear(ctx, s, tx, items, func(e contracts.InventoryUpdateRejected) (change, check) {
+		return setRejected(e.BookingID, string(e.Reason), s.now()), func(b *Booking) error {
+			if e.EventID != b.EventID.String() {
+				return contradicts(b, "tickets of event %s were refused, booked were some of %s", e.EventID, b.EventID)
+			}
+			return nil
 		}
-		return nil
 	})
 }
 
-// OnPaymentDataPrepared notes where and until when the booking can be paid.
-func (s *Service) OnPaymentDataPrepared(ctx context.Context, tx pgx.Tx, e contracts.PaymentDataPrepared) error {
-	if err := valid(e); err != nil {
-		return err
-	}
-	return s.heard(ctx, e.BookingID, func(id uuid.UUID) (*Booking, bool, error) {
-		return setPayment(ctx, tx, id, e, s.now())
-	}, func(b *Booking) error {
-		if e.Amount != b.TotalAmount || e.Currency != b.Currency {
-			return contradicts(b, "a payment of %s %s was prepared, its total is %s %s", e.Amount, e.Currency, b.TotalAmount, b.Currency)
+// OnPaymentDataPrepared notes where and until when the bookings can be paid.
+func (s *Service) OnPaymentDataPrepared(ctx context.Context, tx pgx.Tx, items []inbox.Item[contracts.PaymentDataPrepared]) error {
+	return hear(ctx, s, tx, items, func(e contracts.PaymentDataPrepared) (change, check) {
+		return setPayment(e, s.now()), func(b *Booking) error {
+			if e.Amount != b.TotalAmount || e.Currency != b.Currency {
+				return contradicts(b, "a payment of %s %s was prepared, its total is %s %s", e.Amount, e.Currency, b.TotalAmount, b.Currency)
+			}
+			return nil
 		}
-		return nil
 	})
 }
 
-// OnNotificationSent notes whether the user was told of the new booking; once told is told.
-func (s *Service) OnNotificationSent(ctx context.Context, tx pgx.Tx, e contracts.NotificationSent) error {
-	if err := valid(e); err != nil {
-		return err
-	}
-	if e.NotificationType != contracts.NotificationBookingCreated {
-		return nil
-	}
-	return s.heard(ctx, e.BookingID, func(id uuid.UUID) (*Booking, bool, error) {
-		return setNotified(ctx, tx, id, e, s.now())
-	}, func(*Booking) error { return nil })
+// OnNotificationSent notes whether users were told of their new bookings; once told is told.
+func (s *Service) OnNotificationSent(ctx context.Context, tx pgx.Tx, items []inbox.Item[contracts.NotificationSent]) error {
+	return hear(ctx, s, tx, items, func(e contracts.NotificationSent) (change, check) {
+		if e.NotificationType != contracts.NotificationBookingCreated {
+			return change{}, nil
+		}
+		return setNotified(e, s.now()), func(*Booking) error { return nil }
+	})
 }
 
-// heard applies an answer to its booking, then checks that it can be about it; an error takes the change back. There is
-// a booking for every answer: the request and the booking were committed together.
-func (s *Service) heard(ctx context.Context, bookingID string, change func(uuid.UUID) (*Booking, bool, error), check func(*Booking) error) error {
-	id, err := uuid.Parse(bookingID)
+// check says whether an answer can be about a booking.
+type check func(b *Booking) error
+
+// hear applies answers to their bookings, then checks that they can be about them; an error takes all changes back. An
+// answer without a check changes nothing.
+func hear[E contracts.Event](ctx context.Context, s *Service, tx pgx.Tx, items []inbox.Item[E], apply func(e E) (change, check)) error {
+	var (
+		changes []change
+		checks  []check
+		heard   []context.Context
+	)
+	for _, i := range items {
+		if err := valid(i.Event); err != nil {
+			return err
+		}
+		if c, ok := apply(i.Event); ok != nil {
+			changes, checks, heard = append(changes, c), append(checks, ok), append(heard, i.Context())
+		}
+	}
+	bookings, err := changeAll(ctx, tx, changes)
 	if err != nil {
-		return inbox.Permanent(fmt.Errorf("booking id %q: %w", bookingID, err))
+		return fmt.Errorf("update %d bookings: %w", len(changes), err)
 	}
-	b, changed, err := change(id)
+	for i, c := range changes {
+		if err := s.heard(heard[i], tx, c.bookingID, bookings[i], checks[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// heard ends an answer whose change has or has not passed its guard. There is a booking for every answer: the request
+// and the booking were committed together.
+func (s *Service) heard(ctx context.Context, tx pgx.Tx, id string, changed *Booking, check check) (err error) {
+	b := changed
+	if b == nil {
+		b, err = bookingByID(ctx, tx, id)
+	}
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return inbox.Permanent(fmt.Errorf("there is no booking %s", id))
 	case err != nil:
-		return fmt.Errorf("update booking %s: %w", id, err)
+		return fmt.Errorf("read booking %s: %w", id, err)
 	}
 	if err := check(b); err != nil {
 		return err
 	}
-	s.log.InfoContext(ctx, "booking heard an answer", "booking_id", bookingID, "event_id", b.EventID.String(),
-		"status", string(b.Status), "notified", b.Notified != nil && *b.Notified, "changed", changed)
+	s.log.InfoContext(ctx, "booking heard an answer", "booking_id", id, "event_id", b.EventID.String(),
+		"status", string(b.Status), "notified", b.Notified != nil && *b.Notified, "changed", changed != nil)
 	return nil
 }
 

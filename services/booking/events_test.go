@@ -215,7 +215,7 @@ func TestImpossibleAnswers(t *testing.T) {
 		"another amount":             handle(s, s.svc.OnPaymentDataPrepared, otherAmount),
 		"another currency":           handle(s, s.svc.OnPaymentDataPrepared, otherCurrency),
 		"a URL that nobody can open": handle(s, s.svc.OnPaymentDataPrepared, otherURL),
-		"an empty event":             handle(s, s.svc.OnCatalogEventPublished, contracts.CatalogEventPublished{}),
+		"an empty event":             s.offer(contracts.CatalogEventPublished{}),
 		"an empty inventory":         handle(s, s.svc.OnInventoryUpdated, contracts.InventoryUpdated{}),
 		"an empty rejection":         handle(s, s.svc.OnInventoryUpdateRejected, contracts.InventoryUpdateRejected{}),
 		"an empty payment":           handle(s, s.svc.OnPaymentDataPrepared, contracts.PaymentDataPrepared{}),

@@ -149,7 +149,7 @@ func (s *Service) getBooking(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	b, err := bookingByID(r.Context(), s.pool, id)
+	b, err := bookingByID(r.Context(), s.pool, id.String())
 	if errors.Is(err, pgx.ErrNoRows) {
 		return web.NotFound("there is no booking %s", id)
 	}

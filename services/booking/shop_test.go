@@ -19,6 +19,7 @@ import (
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/inbox"
 	"github.com/jcp/ticketwave/outbox/outboxtest"
 	"github.com/jcp/ticketwave/services/booking"
 	"github.com/jcp/ticketwave/services/internal/daemon"
@@ -94,14 +95,21 @@ func onSale(version int64, price contracts.Amount) contracts.CatalogEventPublish
 
 func (s *shop) publish(e contracts.CatalogEventPublished) {
 	s.t.Helper()
-	if err := handle(s, s.svc.OnCatalogEventPublished, e); err != nil {
+	if err := s.offer(e); err != nil {
 		s.t.Fatal(err)
 	}
 }
 
-// handle calls a handler as the consumer does: in a transaction that ends with it.
-func handle[E any](s *shop, handler func(context.Context, pgx.Tx, E) error, e E) error {
-	return outbox.InTx(context.Background(), s.pool, func(tx pgx.Tx) error { return handler(context.Background(), tx, e) })
+// handle calls a handler with one event as the consumer does: in a transaction that ends with it.
+func handle[E any](s *shop, handler func(context.Context, pgx.Tx, []inbox.Item[E]) error, e E) error {
+	return outbox.InTx(context.Background(), s.pool, func(tx pgx.Tx) error {
+		return handler(context.Background(), tx, inbox.One(context.Background(), e))
+	})
+}
+
+// offer tells booking of an event.
+func (s *shop) offer(e contracts.CatalogEventPublished) error {
+	return outbox.InTx(context.Background(), s.pool, func(tx pgx.Tx) error { return s.svc.OnCatalogEventPublished(context.Background(), tx, e) })
 }
 
 // request sends name: value pairs of headers along.

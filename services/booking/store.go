@@ -2,13 +2,13 @@ package booking
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/contracts"
+	"github.com/jcp/ticketwave/services/internal/batch"
 	"github.com/jcp/ticketwave/services/internal/web"
 )
 
@@ -20,11 +20,11 @@ type querier interface {
 const bookingColumns = `id, event_id, user_id, ticket_count, price_minor, amount_minor, currency, created_at, status, reason,
 	expires_at, reserved_at, payment_id, payment_url, notified, notification_error, updated_at`
 
-// scanBooking is pgx.RowToAddrOfStructByName in UTC.
-func scanBooking(row pgx.CollectableRow) (*Booking, error) {
-	b, err := pgx.RowToAddrOfStructByName[Booking](row)
+// scanBooking is pgx.RowToStructByName in UTC.
+func scanBooking(row pgx.CollectableRow) (Booking, error) {
+	b, err := pgx.RowToStructByName[Booking](row)
 	if err != nil {
-		return nil, err
+		return b, err
 	}
 	b.CreatedAt, b.ExpiresAt, b.UpdatedAt = b.CreatedAt.UTC(), b.ExpiresAt.UTC(), b.UpdatedAt.UTC()
 	if b.ReservedAt != nil {
@@ -53,12 +53,13 @@ func insertBooking(ctx context.Context, tx pgx.Tx, b *Booking) error {
 }
 
 // bookingByID is pgx.ErrNoRows when there is none.
-func bookingByID(ctx context.Context, db querier, id uuid.UUID) (*Booking, error) {
-	return one(ctx, db, scanBooking, `SELECT `+bookingColumns+` FROM booking.bookings WHERE id = $1`, id)
+func bookingByID(ctx context.Context, db querier, id string) (*Booking, error) {
+	b, err := one(ctx, db, scanBooking, `SELECT `+bookingColumns+` FROM booking.bookings WHERE id = $1`, id)
+	return &b, err
 }
 
 // bookingsOf is the user's page in the order of ids, and one more booking if more follow.
-func bookingsOf(ctx context.Context, db querier, user uuid.UUID, page web.Page) ([]*Booking, error) {
+func bookingsOf(ctx context.Context, db querier, user uuid.UUID, page web.Page) ([]Booking, error) {
 	rows, err := db.Query(ctx, `
 		SELECT `+bookingColumns+` FROM booking.bookings
 		WHERE user_id = $1 AND id > $2
@@ -70,46 +71,52 @@ func bookingsOf(ctx context.Context, db querier, user uuid.UUID, page web.Page) 
 	return pgx.CollectRows(rows, scanBooking)
 }
 
-// change runs an update of a booking, and says whether its guard let it through. The booking is as it then stands;
-// pgx.ErrNoRows when there is none.
-func change(ctx context.Context, tx pgx.Tx, id uuid.UUID, update string, args ...any) (*Booking, bool, error) {
-	b, err := one(ctx, tx, scanBooking, update+` RETURNING `+bookingColumns, append([]any{id}, args...)...)
-	if !errors.Is(err, pgx.ErrNoRows) {
-		return b, err == nil, err
-	}
-	b, err = bookingByID(ctx, tx, id)
-	return b, false, err
+// change is a guarded update of a booking.
+type change struct {
+	bookingID string
+	update    string
+	args      []any // $2 and on
 }
 
-func setReserved(ctx context.Context, tx pgx.Tx, id uuid.UUID, now time.Time) (*Booking, bool, error) {
-	return change(ctx, tx, id, `
+// changeAll runs the changes, in one round trip, and returns the bookings as they then stand; nil for one whose guard did
+// not let it through, or that does not exist.
+func changeAll(ctx context.Context, tx pgx.Tx, changes []change) ([]*Booking, error) {
+	statements := make([]batch.Statement, len(changes))
+	for i, c := range changes {
+		statements[i] = batch.Statement{SQL: c.update + ` RETURNING ` + bookingColumns, Args: append([]any{c.bookingID}, c.args...)}
+	}
+	return batch.Rows(ctx, tx, statements, scanBooking)
+}
+
+func setReserved(id string, now time.Time) change {
+	return change{id, `
 		UPDATE booking.bookings
 		SET reserved_at = $2, updated_at = $2,
 		    status = CASE WHEN payment_id IS NULL THEN status ELSE 'awaiting_payment' END
-		WHERE id = $1 AND status = 'pending' AND reserved_at IS NULL`, now)
+		WHERE id = $1 AND status = 'pending' AND reserved_at IS NULL`, []any{now}}
 }
 
-func setRejected(ctx context.Context, tx pgx.Tx, id uuid.UUID, reason string, now time.Time) (*Booking, bool, error) {
-	return change(ctx, tx, id, `
+func setRejected(id, reason string, now time.Time) change {
+	return change{id, `
 		UPDATE booking.bookings
 		SET status = 'rejected', reason = $2, updated_at = $3
-		WHERE id = $1 AND status = 'pending' AND reserved_at IS NULL`, reason, now)
+		WHERE id = $1 AND status = 'pending' AND reserved_at IS NULL`, []any{reason, now}}
 }
 
 // setPayment records the first payment whatever the status, so that a rejected booking knows what it does not need.
-func setPayment(ctx context.Context, tx pgx.Tx, id uuid.UUID, e contracts.PaymentDataPrepared, now time.Time) (*Booking, bool, error) {
-	return change(ctx, tx, id, `
+func setPayment(e contracts.PaymentDataPrepared, now time.Time) change {
+	return change{e.BookingID, `
 		UPDATE booking.bookings
 		SET payment_id = $2, payment_url = $3, expires_at = $4, updated_at = $5,
 		    status = CASE WHEN status = 'pending' AND reserved_at IS NOT NULL THEN 'awaiting_payment' ELSE status END
-		WHERE id = $1 AND payment_id IS NULL`, e.PaymentID, e.PaymentURL, e.ExpiresAt, now)
+		WHERE id = $1 AND payment_id IS NULL`, []any{e.PaymentID, e.PaymentURL, e.ExpiresAt, now}}
 }
 
-func setNotified(ctx context.Context, tx pgx.Tx, id uuid.UUID, e contracts.NotificationSent, now time.Time) (*Booking, bool, error) {
-	return change(ctx, tx, id, `
+func setNotified(e contracts.NotificationSent, now time.Time) change {
+	return change{e.BookingID, `
 		UPDATE booking.bookings
 		SET notified = $2, notification_error = $3, updated_at = $4
-		WHERE id = $1 AND notified IS NOT TRUE`, e.Success, e.ErrorMessage, now)
+		WHERE id = $1 AND notified IS NOT TRUE`, []any{e.Success, e.ErrorMessage, now}}
 }
 
 // eventOnSale is pgx.ErrNoRows when the catalog has not told of the event.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/inbox"
 	"github.com/jcp/ticketwave/services/internal/web"
 )
 
@@ -117,31 +118,51 @@ func existing(ctx context.Context, tx pgx.Tx, e Event) (Event, error) {
 
 // Reserve handles UpdateEventInventory: it takes the tickets if there are enough, and publishes InventoryUpdated or
 // InventoryUpdateRejected. A booking that asked before gets its first answer again and nothing is taken. The
-// request must be valid.
-func (s *Service) Reserve(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory) error {
-	log := s.log.With("event_id", request.EventID, "booking_id", request.BookingID)
-	log.InfoContext(ctx, logProcessing)
-	r, isFirst, err := reserve(ctx, tx, request)
-	if err != nil {
-		return fmt.Errorf("reserve %d of event %s for booking %s: %w", request.QuantityReduced, request.EventID, request.BookingID, err)
+// requests must be valid, and of different bookings.
+func (s *Service) Reserve(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.UpdateEventInventory]) error {
+	for _, r := range requests {
+		s.logger(r.Event).InfoContext(r.Context(), logProcessing)
 	}
-	r.log(ctx, log, isFirst)
-	answer, published := r.answer()
+	taken, err := takeAll(ctx, tx, requests)
+	if err != nil {
+		return fmt.Errorf("reserve tickets for %d bookings: %w", len(requests), err)
+	}
+	for i, r := range requests {
+		if err := s.reserved(r.Context(), tx, r.Event, taken[i]); err != nil {
+			return fmt.Errorf("reserve %d of event %s for booking %s: %w", r.Event.QuantityReduced, r.Event.EventID, r.Event.BookingID, err)
+		}
+	}
+	return nil
+}
+
+// reserved answers a request: with what was taken, or why nothing was, or what the booking was told before.
+func (s *Service) reserved(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory, taken *reservation) (err error) {
+	isFirst := true
+	if taken == nil {
+		if taken, isFirst, err = notTaken(ctx, tx, request); err != nil {
+			return err
+		}
+	}
+	log := s.logger(request)
+	taken.log(ctx, log, isFirst)
+	answer, published := taken.answer()
 	if err := outbox.Append(ctx, tx, answer); err != nil {
-		return fmt.Errorf("answer booking %s: %w", request.BookingID, err)
+		return fmt.Errorf("answer: %w", err)
 	}
 	log.InfoContext(ctx, published)
 	return nil
 }
 
-// reserve takes the tickets, or notes why not, or finds what the booking was told before.
-func reserve(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory) (r reservation, isFirst bool, err error) {
-	if r, err = take(ctx, tx, request); !errors.Is(err, pgx.ErrNoRows) {
-		return r, true, err
-	}
-	if r, err = refuse(ctx, tx, request); !errors.Is(err, pgx.ErrNoRows) {
-		return r, true, err
+func (s *Service) logger(request contracts.UpdateEventInventory) *slog.Logger {
+	return s.log.With("event_id", request.EventID, "booking_id", request.BookingID)
+}
+
+// notTaken notes why not, or finds what the booking was told before.
+func notTaken(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory) (*reservation, bool, error) {
+	r, err := refuse(ctx, tx, request)
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return &r, true, err
 	}
 	r, err = reservationOf(ctx, tx, request.BookingID)
-	return r, false, err
+	return &r, false, err
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/inbox"
 	"github.com/jcp/ticketwave/outbox/outboxtest"
 	"github.com/jcp/ticketwave/services/catalog"
 	"github.com/jcp/ticketwave/services/internal/web"
@@ -146,7 +147,7 @@ func (s *shop) reserve(t *testing.T, request contracts.UpdateEventInventory) {
 	t.Helper()
 	ctx := outbox.WithCausality(t.Context(), outbox.Causality{CorrelationID: "flow-2", CausationID: "request-1"})
 	again := func() error {
-		return outbox.InTx(ctx, s.pool, func(tx pgx.Tx) error { return s.service.Reserve(ctx, tx, request) })
+		return outbox.InTx(ctx, s.pool, func(tx pgx.Tx) error { return s.service.Reserve(ctx, tx, inbox.One(ctx, request)) })
 	}
 	err := again()
 	if twice := (*pgconn.PgError)(nil); errors.As(err, &twice) && twice.Code == "23505" {

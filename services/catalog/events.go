@@ -22,7 +22,7 @@ const (
 
 // Handlers says what the catalog listens to.
 func (s *Service) Handlers(c *inbox.Consumer) {
-	inbox.Handle(c, contracts.TypeUpdateEventInventory, s.Reserve,
+	inbox.HandleAll(c, contracts.TypeUpdateEventInventory, s.Reserve,
 		inbox.Locks(func(e contracts.UpdateEventInventory) string { return e.EventID }))
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/inbox"
 	"github.com/jcp/ticketwave/services/catalog"
 )
 
@@ -145,7 +146,7 @@ func TestReserveIsPartOfItsTransaction(t *testing.T) {
 	e, booking := s.create(t, 10), uuid.New()
 	failed := errors.New("what follows fails")
 	err := outbox.InTx(t.Context(), s.pool, func(tx pgx.Tx) error {
-		return cmp.Or(s.service.Reserve(t.Context(), tx, asks(e.ID, booking, 2)), failed)
+		return cmp.Or(s.service.Reserve(t.Context(), tx, inbox.One(t.Context(), asks(e.ID, booking, 2))), failed)
 	})
 	if !errors.Is(err, failed) {
 		t.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/contracts"
+	"github.com/jcp/ticketwave/outbox/inbox"
+	"github.com/jcp/ticketwave/services/internal/batch"
 	"github.com/jcp/ticketwave/services/internal/web"
 )
 
@@ -89,10 +91,13 @@ type reservation struct {
 
 const reservationColumns = `booking_id, event_id, quantity, outcome, available_before, available_after, version, answered_at`
 
-// take is pgx.ErrNoRows, and takes nothing, when fewer tickets are left, there is no such event, or the booking asked
-// before. It fails on the primary key, and takes nothing, when another transaction of the same booking commits meanwhile.
-func take(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory) (reservation, error) {
-	return oneReservation(ctx, tx, `
+// takeAll gives nil, and takes nothing, for a request when fewer tickets are left, there is no such event, or the booking
+// asked before. It fails on the primary key, and takes nothing, when another transaction of the same booking commits
+// meanwhile.
+func takeAll(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.UpdateEventInventory]) ([]*reservation, error) {
+	statements := make([]batch.Statement, len(requests))
+	for i, r := range requests {
+		statements[i] = batch.Statement{SQL: `
 		WITH taken AS (
 			UPDATE catalog.events
 			SET available = available - $3, version = version + 1
@@ -101,8 +106,10 @@ func take(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInventory
 		)
 		INSERT INTO catalog.reservations (booking_id, event_id, quantity, outcome, available_before, available_after, version)
 		SELECT $1, $2, $3, 'reserved', available + $3, available, version FROM taken
-		RETURNING `+reservationColumns,
-		request.BookingID, request.EventID, request.QuantityReduced)
+		RETURNING ` + reservationColumns,
+			Args: []any{r.Event.BookingID, r.Event.EventID, r.Event.QuantityReduced}}
+	}
+	return batch.Rows(ctx, tx, statements, pgx.RowToStructByName[reservation])
 }
 
 // refuse notes how many tickets are left, or that there is no such event. It is pgx.ErrNoRows when the booking asked before.

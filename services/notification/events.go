@@ -22,7 +22,7 @@ func (s *Service) OneByOne() bool {
 
 // Handlers says what notification listens to.
 func (s *Service) Handlers(c *inbox.Consumer) {
-	inbox.Handle(c, contracts.TypeSendBookingNotification, s.Notify)
+	inbox.HandleAll(c, contracts.TypeSendBookingNotification, s.Notify)
 }
 
 func (n Notification) sent() contracts.NotificationSent {

@@ -117,40 +117,50 @@ type Notification struct {
 	SentAt    time.Time                  `db:"sent_at" json:"sentAt"`
 }
 
-// Notify handles SendBookingNotification: it sends the mail and publishes NotificationSent. An error means trouble
-// that may pass; the mail may have been sent all the same.
-func (s *Service) Notify(ctx context.Context, tx pgx.Tx, request contracts.SendBookingNotification) error {
+// Notify handles SendBookingNotification: it sends the mails and publishes NotificationSent. An error means trouble
+// that may pass; mails may have been sent all the same.
+func (s *Service) Notify(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.SendBookingNotification]) error {
+	told := make([]Notification, len(requests))
+	for i, r := range requests {
+		var err error
+		if told[i], err = s.tell(r.Context(), r.Event); err != nil {
+			return err
+		}
+	}
+	if err := insertNotifications(ctx, tx, told); err != nil {
+		return fmt.Errorf("store %d notifications: %w", len(told), err)
+	}
+	for i, r := range requests {
+		if err := outbox.Append(r.Context(), tx, told[i].sent()); err != nil {
+			return fmt.Errorf("answer booking %s: %w", r.Event.BookingID, err)
+		}
+		s.log.InfoContext(r.Context(), logPublished, "booking_id", r.Event.BookingID, "success", told[i].Success)
+	}
+	return nil
+}
+
+// tell sends one mail.
+func (s *Service) tell(ctx context.Context, request contracts.SendBookingNotification) (Notification, error) {
 	meta, ok := inbox.MetaFrom(ctx)
 	if !ok {
-		return errors.New("notify: the context carries no message")
+		return Notification{}, errors.New("notify: the context carries no message")
 	}
 	log := s.log.With("booking_id", request.BookingID)
 	log.InfoContext(ctx, logProcessing, "notification_type", string(request.NotificationType))
 	letter, err := s.writer.write(meta, request)
 	if err != nil {
-		return inbox.Permanent(fmt.Errorf("write the mail: %w", err))
+		return Notification{}, inbox.Permanent(fmt.Errorf("write the mail: %w", err))
 	}
 	failure := s.mailer.send(ctx, letter)
-	if failure != nil && !isFinal(failure) && !s.late(meta) {
-		return failure
-	}
-	if failure != nil {
-		log.WarnContext(ctx, logFailed, "error", failure)
-	} else {
+	switch {
+	case failure == nil:
 		log.InfoContext(ctx, logSent, "mail_id", letter.messageID)
+	case isFinal(failure) || s.late(meta):
+		log.WarnContext(ctx, logFailed, "error", failure)
+	default:
+		return Notification{}, failure
 	}
-	n, err := newNotification(meta, request, letter, failure, s.now())
-	if err != nil {
-		return err
-	}
-	if err := insertNotification(ctx, tx, n); err != nil {
-		return fmt.Errorf("store the notification of booking %s: %w", request.BookingID, err)
-	}
-	if err := outbox.Append(ctx, tx, n.sent()); err != nil {
-		return fmt.Errorf("answer booking %s: %w", request.BookingID, err)
-	}
-	log.InfoContext(ctx, logPublished, "success", n.Success)
-	return nil
+	return newNotification(meta, request, letter, failure, s.now())
 }
 
 // late reports whether the request has waited long enough. One that does not say its age has.

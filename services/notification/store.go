@@ -23,12 +23,15 @@ func scan(row pgx.CollectableRow) (Notification, error) {
 	return n, err
 }
 
-func insertNotification(ctx context.Context, tx pgx.Tx, n Notification) error {
-	_, err := tx.Exec(ctx, `
+func insertNotifications(ctx context.Context, tx pgx.Tx, all []Notification) error {
+	inserts := &pgx.Batch{}
+	for _, n := range all {
+		inserts.Queue(`
 		INSERT INTO notification.notifications (`+columns+`)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`,
-		n.ID, n.MessageID, n.BookingID, n.UserID, n.EventID, string(n.Type), string(n.Channel), n.Recipient, n.Success, n.Error, n.SentAt)
-	return err
+			n.ID, n.MessageID, n.BookingID, n.UserID, n.EventID, string(n.Type), string(n.Channel), n.Recipient, n.Success, n.Error, n.SentAt)
+	}
+	return tx.SendBatch(ctx, inserts).Close()
 }
 
 // notificationsOf is the page of a booking's notifications in the order of ids, and one more if more follow.

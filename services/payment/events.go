@@ -15,7 +15,7 @@ const (
 
 // Handlers says what payment listens to.
 func (s *Service) Handlers(c *inbox.Consumer) {
-	inbox.Handle(c, contracts.TypePreparePaymentData, s.Prepare)
+	inbox.HandleAll(c, contracts.TypePreparePaymentData, s.Prepare)
 }
 
 func (p Payment) prepared() contracts.PaymentDataPrepared {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/inbox"
 )
 
 // DefaultBaseURL begins payment URLs when Config names nothing else.
@@ -78,29 +79,36 @@ func checkBase(base string) (string, error) {
 }
 
 // Prepare handles PreparePaymentData: it makes the booking's payment, if there is none yet, and publishes
-// PaymentDataPrepared with what there is then.
-func (s *Service) Prepare(ctx context.Context, tx pgx.Tx, request contracts.PreparePaymentData) error {
-	log := s.log.With("booking_id", request.BookingID)
-	log.InfoContext(ctx, logProcessing, "amount", request.Amount.String(), "currency", request.Currency)
-	id, err := uuid.NewV7()
+// PaymentDataPrepared with what there is then. The requests must be of different bookings.
+func (s *Service) Prepare(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.PreparePaymentData]) error {
+	for _, r := range requests {
+		s.log.InfoContext(r.Context(), logProcessing, "booking_id", r.Event.BookingID, "amount", r.Event.Amount.String(), "currency", r.Event.Currency)
+	}
+	made, err := insertPayments(ctx, tx, s.base+"/pay/", requests)
 	if err != nil {
-		return fmt.Errorf("draw a payment id: %w", err)
+		return fmt.Errorf("store the payments of %d bookings: %w", len(requests), err)
 	}
-	p, err := insertPayment(ctx, tx, id, s.base+"/pay/"+id.String(), request)
-	isFirst := err == nil
-	if errors.Is(err, pgx.ErrNoRows) {
-		p, err = paymentOf(ctx, tx, request.BookingID)
+	for i, r := range requests {
+		if err := s.prepared(r.Context(), tx, r.Event.BookingID, made[i]); err != nil {
+			return fmt.Errorf("prepare the payment of booking %s: %w", r.Event.BookingID, err)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("store the payment of booking %s: %w", request.BookingID, err)
+	return nil
+}
+
+// prepared answers a request with the payment that was made, or else with that which the booking has.
+func (s *Service) prepared(ctx context.Context, tx pgx.Tx, booking string, made *Payment) error {
+	log, done := s.log.With("booking_id", booking), logPrepared
+	if made == nil {
+		known, err := paymentOf(ctx, tx, booking)
+		if err != nil {
+			return err
+		}
+		made, done = &known, logRepeated
 	}
-	if isFirst {
-		log.InfoContext(ctx, logPrepared, "payment_id", p.ID.String())
-	} else {
-		log.InfoContext(ctx, logRepeated, "payment_id", p.ID.String())
-	}
-	if err := outbox.Append(ctx, tx, p.prepared()); err != nil {
-		return fmt.Errorf("answer booking %s: %w", request.BookingID, err)
+	log.InfoContext(ctx, done, "payment_id", made.ID.String())
+	if err := outbox.Append(ctx, tx, made.prepared()); err != nil {
+		return fmt.Errorf("answer: %w", err)
 	}
 	log.InfoContext(ctx, logPublished)
 	return nil

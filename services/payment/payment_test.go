@@ -18,6 +18,7 @@ import (
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/inbox"
 	"github.com/jcp/ticketwave/outbox/outboxtest"
 	"github.com/jcp/ticketwave/services/internal/web"
 	"github.com/jcp/ticketwave/services/payment"
@@ -54,7 +55,7 @@ func asks(booking uuid.UUID) contracts.PreparePaymentData {
 
 func (x *till) prepare(request contracts.PreparePaymentData) error {
 	ctx := context.Background()
-	return outbox.InTx(ctx, x.pool, func(tx pgx.Tx) error { return x.service.Prepare(ctx, tx, request) })
+	return outbox.InTx(ctx, x.pool, func(tx pgx.Tx) error { return x.service.Prepare(ctx, tx, inbox.One(ctx, request)) })
 }
 
 // answers are the events published about a booking.
@@ -109,7 +110,7 @@ func TestARollbackLeavesNothing(t *testing.T) {
 	x := newTill(t)
 	booking, changed := uuid.New(), errors.New("changed my mind")
 	err := outbox.InTx(t.Context(), x.pool, func(tx pgx.Tx) error {
-		return errors.Join(x.service.Prepare(t.Context(), tx, asks(booking)), changed)
+		return errors.Join(x.service.Prepare(t.Context(), tx, inbox.One(t.Context(), asks(booking))), changed)
 	})
 	if !errors.Is(err, changed) || len(x.answers(t, booking)) != 0 {
 		t.Errorf("error %v", err)

@@ -2,11 +2,14 @@ package payment
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/contracts"
+	"github.com/jcp/ticketwave/outbox/inbox"
+	"github.com/jcp/ticketwave/services/internal/batch"
 )
 
 // querier is a pool or a transaction.
@@ -23,18 +26,23 @@ func scan(row pgx.CollectableRow) (Payment, error) {
 	return p, err
 }
 
-// insertPayment is pgx.ErrNoRows when the booking has a payment. It waits for another transaction of the same booking.
-func insertPayment(ctx context.Context, tx pgx.Tx, id uuid.UUID, url string, r contracts.PreparePaymentData) (Payment, error) {
-	rows, err := tx.Query(ctx, `
+// insertPayments gives nil for a booking that has a payment. It waits for another transaction of the same booking. A
+// payment's id ends its URL.
+func insertPayments(ctx context.Context, tx pgx.Tx, url string, requests []inbox.Item[contracts.PreparePaymentData]) ([]*Payment, error) {
+	statements := make([]batch.Statement, len(requests))
+	for i, r := range requests {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, fmt.Errorf("draw a payment id: %w", err)
+		}
+		statements[i] = batch.Statement{SQL: `
 		INSERT INTO payment.payments (id, booking_id, user_id, amount_minor, currency, url, expires_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7)
 		ON CONFLICT (booking_id) DO NOTHING
-		RETURNING `+columns,
-		id, r.BookingID, r.UserID, int64(r.Amount), r.Currency, url, r.ExpiresAt)
-	if err != nil {
-		return Payment{}, err
+		RETURNING ` + columns,
+			Args: []any{id, r.Event.BookingID, r.Event.UserID, int64(r.Event.Amount), r.Event.Currency, url + id.String(), r.Event.ExpiresAt}}
 	}
-	return pgx.CollectExactlyOneRow(rows, scan)
+	return batch.Rows(ctx, tx, statements, scan)
 }
 
 // paymentOf is pgx.ErrNoRows when the booking has none.
