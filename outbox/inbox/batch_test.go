@@ -252,3 +252,68 @@ func TestAStopInTheMiddleOfABatchKeepsOrder(t *testing.T) {
 		t.Errorf("effects %v, want the first ones", got)
 	}
 }
+
+// A function that takes all messages of a type gets those of different keys together, each with its own context, and
+// those of one key one after the other, also between types.
+func TestMessagesOfATypeComeTogether(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	cfg := b.config()
+	cfg.Topology.Partitions, cfg.Batch = 1, 12
+	const other = "shop.orders.cancelled.v1"
+	messages := make(canned, 12)
+	for n := range 4 {
+		for k := range 3 {
+			of := typ
+			if (n+k)%2 == 1 {
+				of = other
+			}
+			messages <- newMessage(fmt.Sprint("k", k), of, fmt.Sprintf(`{"n":%d}`, n))
+		}
+	}
+	cfg.Subscriber = messages
+	c, err := inbox.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sizes []int
+	handle := func(ctx context.Context, tx pgx.Tx, items []inbox.Item[placed]) error {
+		sizes = append(sizes, len(items))
+		keys := map[string]bool{}
+		for _, i := range items {
+			m, _ := inbox.MetaFrom(i.Context())
+			if keys[m.Key] {
+				t.Errorf("key %s comes twice in one call", m.Key)
+			}
+			keys[m.Key] = true
+			if err := record(i.Context(), tx, i.Event.N); err != nil {
+				return err
+			}
+			if m.Key == "k1" && i.Event.N == 2 {
+				return errors.New("not yet")
+			}
+		}
+		return nil
+	}
+	inbox.HandleAll(c, typ, handle)
+	inbox.HandleAll(c, other, handle)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	outboxtest.Eventually(t, 30*time.Second, func() bool {
+		return b.count(`SELECT count(*) FROM public.effects`) == 10 && b.count(`SELECT count(*) FROM inbox.stuck`) == 2
+	}, "the failing key waits alone")
+	stop()
+	close(messages)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	for k, want := range [][]int{upTo(4), upTo(2), upTo(4)} {
+		if got := b.effects(fmt.Sprint("k", k)); !slices.Equal(got, want) {
+			t.Errorf("key %d: effects %v, want %v", k, got, want)
+		}
+	}
+	if slices.Max(sizes) < 2 || slices.Min(sizes) != 1 {
+		t.Errorf("calls of %v items, want several together, and then one by one", sizes)
+	}
+}
