@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
@@ -36,6 +37,30 @@ func ours(b *testing.B, br *broker, n, relays int, keyOf func(int) int) float64 
 	return drained(b, br, db, n, relays)
 }
 
+// handover ends one of two relays under 200 events/s, and returns the longest latency of all events in ms.
+func handover(b *testing.B, how syscall.Signal) float64 {
+	b.Helper()
+	const perSecond = 200
+	br := newBroker(b)
+	db := newOutbox(b)
+	pool := service(b, db.ServiceURL)
+	first, _ := startRelay(b, br, db), startRelay(b, br, db)
+	owners := func() (n int) {
+		must(b, db.QueryRow(b.Context(), `SELECT count(DISTINCT owner) FROM outbox.leases WHERE pool = 'relay'`).Scan(&n))
+		return n
+	}
+	for end := time.Now().Add(30 * time.Second); owners() < 2; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			b.Fatal("two relays do not share the partitions")
+		}
+	}
+	own := appending(pool, always(made), manyKeys)
+	measure(b, br, 100, 100, own)
+	stop := time.AfterFunc(2*time.Second, func() { _ = first.cmd.Process.Signal(how) })
+	defer stop.Stop()
+	return percentile(measure(b, br, 6*perSecond, perSecond, own), 1)
+}
+
 func fromMemory(b *testing.B, br *broker, n int) float64 {
 	b.Helper()
 	br.purge(b)
@@ -66,6 +91,9 @@ func drain(b *testing.B, r *Row) {
 	for _, relays := range []int{2, 4} {
 		r.add(fmt.Sprintf("%d relay processes", relays), ours(b, br, n, relays, evenly), "messages/s")
 	}
+	r.say("handing partitions over")
+	r.add("longest wait of a message, relay stopped", handover(b, syscall.SIGTERM), "ms")
+	r.add("longest wait of a message, relay killed", handover(b, syscall.SIGKILL), "ms")
 	r.note("medians of %d rounds, variants in turn; %d messages of 400 bytes, 1,000 keys; stock %d", len(relay), n, few)
 	r.note("stock: watermill-sql v3 in batches of 1,000, 10 ms polls, forwarder, watermill-amqp v2 with confirms and 50 pooled channels; it handles one message at a time by design")
 	r.note("River: %d workers, 1 ms fetch cooldown, one confirming channel shared by all", workers)

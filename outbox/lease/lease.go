@@ -29,7 +29,8 @@ type Config struct {
 	Label string
 	// Interval is the time between two beats. Default 250 ms.
 	Interval time.Duration
-	// Timeout is how long a counter must stand still before its owner counts as dead. Default 2 s.
+	// Timeout is how long a counter must stand still before its owner counts as dead. Default 1.5 s: with the beats
+	// before and after, another member is at work within 2 s of a crash.
 	Timeout time.Duration
 	// Drain is how long Run waits at its end for work to return and leases to be given back. Default 30 s.
 	Drain time.Duration
@@ -62,7 +63,7 @@ func (c *Config) setDefaults() error {
 		return fmt.Errorf("lease: %d partitions, at least 1 is needed", c.Partitions)
 	}
 	c.Interval = orDefault(c.Interval, 250*time.Millisecond)
-	c.Timeout = orDefault(c.Timeout, 2*time.Second)
+	c.Timeout = orDefault(c.Timeout, 1500*time.Millisecond)
 	c.Drain = orDefault(c.Drain, 30*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.Default()

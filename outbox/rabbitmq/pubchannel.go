@@ -225,7 +225,8 @@ func (c *pubChannel) end(err error) (inFlight []*publication) {
 
 // keepChannel keeps one channel open, and reads it, until ctx ends.
 func (p *Publisher) keepChannel(ctx context.Context) {
-	pause := reconnectMin
+	first := min(reconnectMin, p.cfg.ReconnectMax)
+	pause := first
 	for {
 		conn, err := p.line.get(ctx)
 		if err != nil {
@@ -233,7 +234,7 @@ func (p *Publisher) keepChannel(ctx context.Context) {
 		}
 		c, err := openPubChannel(conn, p.cfg.Exchange, p.cfg.InFlight)
 		if err == nil {
-			pause = reconnectMin
+			pause = first
 			p.serveChannel(ctx, c)
 		} else {
 			p.log.Debug("no channel for publishing", "error", err)
@@ -241,7 +242,7 @@ func (p *Publisher) keepChannel(ctx context.Context) {
 		if !wait(ctx, pause) {
 			return
 		}
-		pause = min(2*pause, reconnectMax)
+		pause = min(2*pause, p.cfg.ReconnectMax)
 	}
 }
 

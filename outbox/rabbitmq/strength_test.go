@@ -106,19 +106,46 @@ func TestPoisonStopsNobodyElse(t *testing.T) {
 	}
 }
 
-// Connections that break again and again leave nothing behind.
+// A thousand connections that break leave nothing behind, neither in the publisher nor in the subscriber.
 func TestReconnectsLeakNothing(t *testing.T) {
 	url := newBroker(t)
+	const soon = 2 * time.Millisecond
 	between := newProxy(t, url)
-	p := newPublisher(t, rabbitmq.PublisherConfig{URL: between.url, Timeout: 30 * time.Second, ReconnectMax: 10 * time.Millisecond})
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: between.url, Timeout: 30 * time.Second, ReconnectMax: soon})
+	s, err := rabbitmq.NewSubscriber(rabbitmq.SubscriberConfig{URL: between.url, ReconnectMax: soon}, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	messages, err := s.Subscribe(t.Context(), topology.QueueName("billing", 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var received atomic.Int64
+	go func() {
+		for msg := range messages {
+			received.Add(1)
+			msg.Ack()
+		}
+	}()
 	publish := func() bool { return p.Publish(topology.RoutingKey(typ, 0), newMessage(1)) == nil }
-	outboxtest.Eventually(t, 20*time.Second, publish, "the publisher works")
+	arrives := func() {
+		before := received.Load()
+		outboxtest.Eventually(t, 30*time.Second, publish, "the publisher works")
+		outboxtest.Eventually(t, 30*time.Second, func() bool { return received.Load() > before }, "the subscriber works")
+	}
+	arrives()
 	settled := func() int { runtime.GC(); return runtime.NumGoroutine() }
 	before := settled()
-	for range reconnects {
-		since := p.State().Since
+	for n := range 1000 {
+		publisher, subscriber := p.State().Since, s.State().Since
 		between.cut()
-		outboxtest.Eventually(t, 30*time.Second, func() bool { return p.State().Connected && p.State().Since.After(since) && publish() }, "the publisher works again")
+		outboxtest.Eventually(t, 30*time.Second, func() bool {
+			return p.State().Connected && p.State().Since.After(publisher) && s.State().Connected && s.State().Since.After(subscriber)
+		}, "both are connected again, for the %dth time", n+1)
+		if n%50 == 49 {
+			arrives()
+		}
 	}
 	outboxtest.Eventually(t, 20*time.Second, func() bool { return settled() <= before+3 }, "%d goroutines, before there were %d", runtime.NumGoroutine(), before)
 }

@@ -1,5 +1,0 @@
-//go:build full
-
-package rabbitmq_test
-
-const reconnects = 1000
