@@ -6,7 +6,7 @@
 // Neither the sequence of ids nor that of transaction ids is the order in which transactions become visible,
 // so no number can say "everything up to here is relayed". The cursor of a partition is a PostgreSQL snapshot:
 //
-//	relayed = what has been relayed              target = pg_current_snapshot(), stored before anything goes out
+//	relayed = what has been relayed              target = pg_current_snapshot(), in the statement that reads the rows
 //	window  = rows of transactions that are visible in target and not in relayed
 //	        = tx in [xmax(relayed), xmax(target)) without xip(target), and tx in xip(relayed) without xip(target)
 //
@@ -19,21 +19,24 @@
 //   - One connection per partition takes the snapshot, reads the rows and stores the cursor. When it breaks,
 //     everything in memory is dropped and read again: after a crash the server hands out transaction ids that
 //     memory may already have seen.
-//   - The target is stored with a synchronous commit before its first message goes out. That also flushes every
-//     commit the snapshot has seen, so nothing is published that a crash could take back.
+//   - A window that fits one page goes out at once; the cursor follows within 200 ms, or as many messages as may be in
+//     flight, whichever comes first, and a crash repeats at most that. A larger one stores its target first, so that
+//     who goes on with it pages through the same rows. Both need writers that commit synchronously: what an
+//     asynchronous commit shows may be published and then taken back by a crash of the server.
 //   - Transaction ids mean something in one cluster, one database and one timeline only. They are compared at
 //     every snapshot; when they differ the partition refuses to run with [ErrIdentity].
 //   - Every write of the cursor carries the lease's token and is refused when the lease has passed on.
 //
 // # The states of a partition
 //
-//	        leased             window not empty: store target
-//	idle ------------> polling ------------------------------> relaying
-//	  ^                 ^   |                                   |    |
-//	  | lease ends      |   '- nothing new: wait for a wake-up  |    '- lease ends: finish what is in flight
-//	  '-----------------'---------- all confirmed: relayed := target
+//	        leased             window not empty; a large one: store target
+//	idle ------------> polling --------------------------------------------> relaying
+//	  ^                 ^   |                                                 |    |
+//	  | lease ends      |   '- nothing new: wait for a wake-up,               |    '- lease ends: finish what is in flight,
+//	  |                 |      store what is confirmed                        |       store what is confirmed
+//	  '-----------------'------------------------- all confirmed: relayed := target
 //
 // Messages of different keys are in flight together; the second message of a key waits until the first is
-// acknowledged. A message that the publisher refuses is tried again with a growing pause, without end; its key
-// waits, and so does the end of its window.
+// acknowledged. While the broker is away a message is tried again with a growing pause, without end. One that is
+// refused for its route or its content goes to outbox.stuck with the later ones of its key; see [Class].
 package relay
