@@ -84,15 +84,15 @@ func (p *pump) run(ctx context.Context) (err error) {
 		return err
 	}
 	idle := newIdle(p.cfg.PollMin, p.cfg.PollMax)
-	for ctx.Err() == nil {
+	for hinted := false; ctx.Err() == nil; {
 		moved, err := p.step(ctx)
 		if err != nil {
 			return err
 		}
-		if moved { // what was committed since has sent a hint, or can wait for the shortest pause
+		if moved && !hinted { // who writes without hints is likely to write more
 			idle.reset()
 		}
-		if err := p.rest(ctx, idle); err != nil {
+		if hinted, err = p.rest(ctx, idle); err != nil {
 			return err
 		}
 	}
@@ -131,8 +131,9 @@ func (p *pump) step(ctx context.Context) (moved bool, err error) {
 	return true, p.relayLarge(ctx, w, everything)
 }
 
-// rest waits until there may be something to do, takes what comes back meanwhile, and keeps what is done.
-func (p *pump) rest(ctx context.Context, idle *idle) error {
+// rest waits until there may be something to do, takes what comes back meanwhile, and keeps what is done. It reports
+// whether a hint ended it.
+func (p *pump) rest(ctx context.Context, idle *idle) (hinted bool, err error) {
 	timer := time.NewTimer(idle.next)
 	defer timer.Stop()
 	keep := time.NewTimer(keepWithin - time.Since(p.since))
@@ -140,20 +141,19 @@ func (p *pump) rest(ctx context.Context, idle *idle) error {
 	for ctx.Err() == nil {
 		switch why, err := p.turn(ctx, p.wake, timer.C, keep.C); {
 		case err != nil:
-			return err
+			return false, err
 		case why == toKeep:
 			if err := p.keep(ctx); err != nil {
-				return err
+				return false, err
 			}
 		case why == woken:
-			idle.reset()
-			return nil
+			return true, nil
 		case why == timedOut:
 			idle.grow()
-			return nil
+			return false, nil
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // everything is the whole of a window.
