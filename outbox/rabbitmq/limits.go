@@ -12,20 +12,12 @@ const (
 )
 
 // check refuses what would kill the channel, or the connection, if it were written.
-func check(key string, p amqp.Publishing, maxBody int) error {
+func check(key string, p *amqp.Publishing, maxBody int) error {
 	if len(p.Body) > maxBody {
 		return fmt.Errorf("%w: its body has %d bytes, the limit is %d", ErrTooLarge, len(p.Body), maxBody)
 	}
-	for _, f := range []struct{ name, value string }{
-		{"routing key", key}, {"message id", p.MessageId}, {"correlation id", p.CorrelationId}, {"type", p.Type}, {"app id", p.AppId},
-		{"content type", p.ContentType}, {"content encoding", p.ContentEncoding}, {"reply-to", p.ReplyTo}, {"expiration", p.Expiration}, {"user id", p.UserId},
-	} {
-		if len(f.value) > shortString {
-			return fmt.Errorf("%w: its %s has %d bytes, the limit is %d", ErrUnencodable, f.name, len(f.value), shortString)
-		}
-	}
-	if err := p.Headers.Validate(); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnencodable, err)
+	if name, value := shortStrings(key, p); len(value) > shortString {
+		return fmt.Errorf("%w: its %s has %d bytes, the limit is %d", ErrUnencodable, name, len(value), shortString)
 	}
 	size, err := tableSize(p.Headers)
 	if err != nil {
@@ -37,7 +29,32 @@ func check(key string, p amqp.Publishing, maxBody int) error {
 	return nil
 }
 
-// tableSize is an upper bound of what the table takes on the wire.
+// shortStrings is the first of the short strings that is too long, or the last one.
+func shortStrings(key string, p *amqp.Publishing) (name, value string) {
+	switch {
+	case len(key) > shortString:
+		return "routing key", key
+	case len(p.MessageId) > shortString:
+		return "message id", p.MessageId
+	case len(p.CorrelationId) > shortString:
+		return "correlation id", p.CorrelationId
+	case len(p.Type) > shortString:
+		return "type", p.Type
+	case len(p.AppId) > shortString:
+		return "app id", p.AppId
+	case len(p.ContentType) > shortString:
+		return "content type", p.ContentType
+	case len(p.ContentEncoding) > shortString:
+		return "content encoding", p.ContentEncoding
+	case len(p.ReplyTo) > shortString:
+		return "reply-to", p.ReplyTo
+	case len(p.Expiration) > shortString:
+		return "expiration", p.Expiration
+	}
+	return "user id", p.UserId
+}
+
+// tableSize is an upper bound of what the table takes on the wire. A value that cannot be written is an error.
 func tableSize(t amqp.Table) (int, error) {
 	size := 4
 	for name, value := range t {
@@ -72,6 +89,9 @@ func fieldSize(value any) (size int, err error) {
 			size += n
 		}
 		return size, nil
+	}
+	if err := (amqp.Table{"": value}).Validate(); err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrUnencodable, err)
 	}
 	return 16, nil
 }

@@ -176,7 +176,7 @@ func (p *Publisher) send(deadline time.Time, routingKey string, msg *message.Mes
 	if publishing.MessageId == "" {
 		publishing.MessageId = uuid.NewString() // a return is told apart by it
 	}
-	if err := check(routingKey, publishing, p.cfg.MaxBody); err != nil {
+	if err := check(routingKey, &publishing, p.cfg.MaxBody); err != nil {
 		return nil, err
 	}
 	pub := &publication{msg: msg, key: routingKey, publishing: publishing, outcome: make(chan error, 1)}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -100,7 +101,7 @@ func (m *metrics) observe(next message.HandlerFunc) message.HandlerFunc {
 		} else {
 			m.delay.WithLabelValues(delivery.Database).Observe(max(0, time.Since(delivery.CreatedAt).Seconds()))
 		}
-		m.attempts.WithLabelValues(delivery.Database, fmt.Sprint(delivery.Partition), result).Inc()
+		m.attempts.WithLabelValues(delivery.Database, strconv.Itoa(delivery.Partition), result).Inc()
 		return produced, err
 	}
 }
