@@ -36,13 +36,9 @@ func (s Schema) SubscribeIsolationLevel() sql.IsolationLevel { return sql.LevelR
 
 // InsertQuery writes the messages as Write does, with the same checks.
 func (s Schema) InsertQuery(topic string, msgs message.Messages) (watermillsql.Query, error) {
-	messages := make([]Message, len(msgs))
-	for i, msg := range msgs {
-		m, err := fromWatermill(topic, msg)
-		if err != nil {
-			return watermillsql.Query{}, err
-		}
-		messages[i] = m
+	messages, err := fromWatermill(topic, msgs)
+	if err != nil {
+		return watermillsql.Query{}, err
 	}
 	document, err := encodeRows(messages)
 	if err != nil {
@@ -51,20 +47,25 @@ func (s Schema) InsertQuery(topic string, msgs message.Messages) (watermillsql.Q
 	return watermillsql.Query{Query: insertRows, Args: []any{document}}, nil
 }
 
-func fromWatermill(topic string, msg *message.Message) (Message, error) {
-	id, err := uuid.Parse(msg.UUID)
-	if err != nil {
-		return Message{}, fmt.Errorf("%w %.40q: its UUID must be one (watermill.NewUUID makes them): %w", ErrInvalid, msg.UUID, err)
+// fromWatermill makes rows of Watermill's messages.
+func fromWatermill(topic string, msgs message.Messages) ([]Message, error) {
+	messages := make([]Message, len(msgs))
+	for i, msg := range msgs {
+		id, err := uuid.Parse(msg.UUID)
+		if err != nil {
+			return nil, fmt.Errorf("%w %.40q: its UUID must be one (watermill.NewUUID makes them): %w", ErrInvalid, msg.UUID, err)
+		}
+		metadata := maps.Clone(map[string]string(msg.Metadata))
+		for _, name := range []string{HeaderID, HeaderType, HeaderSource, HeaderSubject, HeaderTime, HeaderSpecVersion} {
+			delete(metadata, name)
+		}
+		key := msg.Metadata.Get(HeaderSubject)
+		if key == "" {
+			key = id.String()
+		}
+		messages[i] = Message{ID: id, Topic: topic, Key: key, Payload: msg.Payload, Metadata: metadata}
 	}
-	metadata := maps.Clone(map[string]string(msg.Metadata))
-	for _, name := range []string{HeaderID, HeaderType, HeaderSource, HeaderSubject, HeaderTime, HeaderSpecVersion} {
-		delete(metadata, name)
-	}
-	key := msg.Metadata.Get(HeaderSubject)
-	if key == "" {
-		key = id.String()
-	}
-	return Message{ID: id, Topic: topic, Key: key, Payload: msg.Payload, Metadata: metadata}, nil
+	return messages, nil
 }
 
 // SelectQuery reads the topic's next messages after the consumer group's offset.

@@ -13,7 +13,7 @@ import (
 // errPanicked stands for a panic that no middleware recovered; the router logs it.
 var errPanicked = errors.New("a middleware panicked")
 
-// Delivery is one attempt to relay one message. Middlewares find it with [DeliveryFrom].
+// Delivery is one attempt to relay one message. Middlewares and handlers find it with [DeliveryFrom].
 type Delivery struct {
 	// Database is the name given in Config, Partition the outbox partition.
 	Database  string
@@ -28,6 +28,8 @@ type Delivery struct {
 	CreatedAt time.Time
 
 	msg    *message.Message
+	stuck  bool            // it comes from outbox.stuck
+	lost   <-chan struct{} // closed when the pump is gone: the message comes again, whatever is reported
 	err    error
 	report func() // tells the pump that the attempt has ended, with err set
 }
@@ -38,6 +40,15 @@ type deliveryKey struct{}
 func (d *Delivery) end(err error) {
 	d.err = err
 	d.report()
+}
+
+func (d *Delivery) isLost() bool {
+	select {
+	case <-d.lost:
+		return true
+	default:
+		return false
+	}
 }
 
 // DeliveryFrom returns the delivery whose message carries ctx.
@@ -51,6 +62,7 @@ func newDelivery(e *entry, db string, sess *session) *Delivery {
 	d := &Delivery{
 		Database: db, Partition: sess.held.Partition, Sequence: r.ID, Type: r.Topic, Key: r.Key,
 		Attempt: e.attempts + 1, CreatedAt: r.CreatedAt,
+		stuck: e.seq != 0, lost: sess.closed,
 	}
 	id := r.UUID.String()
 	d.msg = message.NewMessage(id, r.Payload)

@@ -1,5 +1,5 @@
 // Package relay forwards committed outbox messages to a Watermill publisher, each at least once, in the order
-// of commit within each key.
+// of commit within each key. [Relay] does that; [Subscriber] gives the messages to the program itself.
 //
 // # The cursor is a snapshot
 //

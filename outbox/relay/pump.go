@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -455,7 +456,7 @@ func (p *pump) load(ctx context.Context) error {
 func (p *pump) retry(e *entry, err error) {
 	p.paused++
 	e.attempts++
-	if e.attempts&(e.attempts-1) == 0 {
+	if e.attempts&(e.attempts-1) == 0 && !errors.Is(err, errNotTaken) {
 		p.log.Warn("message not relayed, trying again", "message_id", e.row.UUID, "event_type", e.row.Topic,
 			"key", e.row.Key, "attempts", e.attempts, "error", err)
 	}
@@ -519,7 +520,7 @@ func (p *pump) await() {
 			out  chan<- *message.Message
 			next *message.Message
 		)
-		if len(p.ready) > 0 && !refused {
+		if len(p.ready) > 0 && !refused && p.flying+p.stuck.flying < p.cfg.InFlight {
 			out, next = p.out, p.prepare(p.ready[0])
 		}
 		select {

@@ -105,7 +105,7 @@ func New(cfg Config) (*Relay, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: 3 * cfg.Grace}, watermill.NopLogger{})
+	router, err := message.NewRouter(message.RouterConfig{CloseTimeout: 2*cfg.Grace + recordWithin}, watermill.NopLogger{})
 	if err != nil {
 		return nil, fmt.Errorf("relay: %w", err)
 	}

@@ -443,3 +443,73 @@ func (h errorsTo) Handle(_ context.Context, r slog.Record) error {
 }
 func (h errorsTo) WithAttrs([]slog.Attr) slog.Handler { return h }
 func (h errorsTo) WithGroup(string) slog.Handler      { return h }
+
+// slow is a publisher that takes some messages at once, and no other before it is opened.
+type slow struct {
+	mu        sync.Mutex
+	atOnce    int
+	out, most int
+	opened    chan struct{}
+}
+
+func (s *slow) Publish(_ string, msgs ...*message.Message) error {
+	s.mu.Lock()
+	if s.atOnce > 0 {
+		s.atOnce -= len(msgs)
+		s.mu.Unlock()
+		return nil
+	}
+	s.out += len(msgs)
+	s.most = max(s.most, s.out)
+	s.mu.Unlock()
+	<-s.opened
+	return nil
+}
+
+func (s *slow) Close() error { return nil }
+
+func (s *slow) mostOut() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.most
+}
+
+// inOnePartition returns a message for each of some keys.
+func inOnePartition(keys int) (notes []outbox.Event) {
+	for n := 0; len(notes) < keys; n++ {
+		if key := fmt.Sprint("k", n); outbox.PartitionOf(key) == 1 {
+			notes = append(notes, note{key, 0})
+		}
+	}
+	return notes
+}
+
+// InFlight bounds what is out at the end of a lease too, when messages that were held back by their keys go out.
+func TestInFlightBoundsTheEndOfALease(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	var notes []outbox.Event
+	for _, first := range inOnePartition(50) {
+		notes = append(notes, first, first) // the second ones go out after all first ones
+	}
+	appendNotes(t, db, notes...)
+	pub := &slow{atOnce: 50, opened: make(chan struct{})}
+	cfg := config(db, pub)
+	cfg.InFlight, cfg.Grace = 5, 200*time.Millisecond
+	stop := start(t, cfg)
+	open := sync.OnceFunc(func() { close(pub.opened) })
+	t.Cleanup(open) // before the relay is stopped
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return pub.mostOut() == 5 }, "the bound is reached")
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); stop() }()
+	outboxtest.Eventually(t, 30*time.Second, func() bool {
+		var held int
+		err := db.QueryRow(t.Context(), `SELECT count(*) FROM outbox.leases WHERE owner IS NOT NULL`).Scan(&held)
+		return err == nil && held == 0
+	}, "the leases end")
+	if n := pub.mostOut(); n > 5 {
+		t.Errorf("%d messages are out", n)
+	}
+	open()
+	<-stopped
+}

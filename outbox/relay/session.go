@@ -31,7 +31,8 @@ type session struct {
 	held    lease.Held
 	timeout time.Duration
 	source  string
-	started time.Time // the server, when the identity was read
+	started time.Time     // the server, when the identity was read
+	closed  chan struct{} // by close
 }
 
 // identity is what transaction ids are relative to.
@@ -49,7 +50,7 @@ func openSession(ctx context.Context, config *pgx.ConnConfig, held lease.Held, t
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	s := &session{conn: conn, held: held, timeout: timeout}
+	s := &session{conn: conn, held: held, timeout: timeout, closed: make(chan struct{})}
 	if err := s.introduce(ctx); err != nil {
 		s.close()
 		return nil, err
@@ -91,6 +92,7 @@ func (s *session) detached(ctx context.Context) (context.Context, context.Cancel
 }
 
 func (s *session) close() {
+	close(s.closed)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = s.conn.Close(ctx)

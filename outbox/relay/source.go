@@ -19,6 +19,9 @@ import (
 // poolName is the lease pool of all relays on one database.
 const poolName = "relay"
 
+// recordWithin bounds, at the end of a lease and after the grace period, the recording of what is done.
+const recordWithin = 15 * time.Second
+
 // source is one database's outbox as a Watermill subscriber: it emits the messages of the partitions that
 // this process holds.
 type source struct {
@@ -66,7 +69,7 @@ func (s *source) Subscribe(ctx context.Context, _ string) (<-chan *message.Messa
 		defer listener.Wait()
 		err := lease.Run(ctx, lease.Config{
 			Pool: s.pool, Schema: "outbox", Name: poolName, Partitions: outbox.Partitions, Label: s.cfg.Label,
-			Interval: s.cfg.LeaseInterval, Timeout: s.cfg.LeaseTimeout, Drain: 2 * s.cfg.Grace, Logger: s.cfg.Logger.With("database", s.db.Name),
+			Interval: s.cfg.LeaseInterval, Timeout: s.cfg.LeaseTimeout, Drain: s.cfg.Grace + recordWithin, Logger: s.cfg.Logger.With("database", s.db.Name),
 		}, func(ctx context.Context, held lease.Held) error { return s.work(ctx, held, out) })
 		if err != nil {
 			s.cfg.Logger.Error("relay of a database ended", "database", s.db.Name, "error", err)

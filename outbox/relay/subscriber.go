@@ -4,198 +4,271 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 )
 
+// nacksInPlace is after how many attempts a nacked message makes way for the others of its window.
+const nacksInPlace = 3
+
 var (
-	errNacked         = errors.New("the subscriber's handler nacked the message")
+	errNacked         = errors.New("the handler nacked the message")
+	errRefused        = errors.New("the handler nacked the message again")
 	errNoSubscription = errors.New("nobody subscribes to the message's topic")
-	errClosed         = errors.New("the subscription was closed before the message was acknowledged")
-	errSubscriber     = errors.New("the subscriber is closed")
+	errUnanswered     = errors.New("the subscription ended, and the handler has not answered in time")
+	errNotTaken       = errors.New("the subscriptions ended before the message was given out")
+	errClosed         = errors.New("relay: subscriber closed")
 )
 
-// Subscriber is the outbox of one database as a Watermill subscriber, for a program that handles the messages itself
-// instead of relaying them. It is a relay of its database: it shares the partitions with the other relays of the
-// database, and moves the same cursor. A message is out once for each acknowledgement; until it is acknowledged no
-// other of its key is given out. A nacked message comes again after a pause. One that nobody here subscribes to waits
-// in outbox.stuck, and its key with it, until somebody does.
+// Subscriber is the outbox of one database as a Watermill subscriber, for programs that handle the messages themselves
+// instead of relaying them to a broker. It is a member of the database's relays: it shares the partitions with them,
+// and moves the same cursor. So there is one consumer group, and all its members must subscribe to the same topics.
+//
+// Every committed message is given out until it is acknowledged. Until then, while its context lasts, no other of its key
+// is; messages of different keys are out together, up to Config.InFlight for each partition. What was acknowledged
+// comes again only where the cursor could not record it: after a crash or a lost connection, and when an earlier message
+// of the partition was not acknowledged before the end.
+//
+// A nacked message comes again after a pause; one that is nacked again and again waits in outbox.stuck between its
+// attempts, and its key alone with it. So does a message whose topic nobody here subscribes to, until somebody does. A
+// message that is neither acknowledged nor nacked, or not taken from the channel, holds up its partition: handlers need
+// a deadline.
 type Subscriber struct {
 	cfg     Config
 	src     *source
 	closing context.Context
-	stop    context.CancelFunc
-	start   func() error
+	cancel  context.CancelFunc
 	running sync.WaitGroup
 
-	mu   sync.Mutex
-	hubs map[string]*hub
+	mu      sync.Mutex
+	subs    map[*subscription]struct{}
+	waiting []*Delivery        // wanted by a subscription, oldest first
+	stop    context.CancelFunc // ends the source, which runs while there are subscriptions
 }
 
 var _ message.Subscriber = (*Subscriber)(nil)
 
-// hub is what the subscriptions to one topic share.
-type hub struct {
-	in   chan *Delivery
-	gone chan struct{} // closed when the last subscription has ended
-	subs int
+// subscription takes what it wants from the waiting messages, one after the other.
+type subscription struct {
+	topic string
+	out   chan *message.Message
+	wake  chan struct{} // there may be something to take
 }
 
-// NewSubscriber checks the configuration, which names one database. Publisher, RoutingKey, Classify and Middlewares are not used.
-// It connects to nothing; the first Subscribe does.
+func (sub *subscription) wants(d *Delivery) bool { return sub.topic == "" || sub.topic == d.Type }
+
+// NewSubscriber checks the configuration: one database, and none of Publisher, RoutingKey, Classify and Middlewares,
+// which are for relaying. It connects to nothing; Subscribe does.
 func NewSubscriber(cfg Config) (*Subscriber, error) {
-	if len(cfg.Databases) != 1 {
-		return nil, fmt.Errorf("relay: config has %d Databases: a subscriber has one", len(cfg.Databases))
+	switch {
+	case len(cfg.Databases) != 1:
+		return nil, fmt.Errorf("relay: config has %d Databases, a subscriber needs one", len(cfg.Databases))
+	case cfg.Publisher != nil || cfg.RoutingKey != nil || cfg.Classify != nil || cfg.Middlewares != nil:
+		return nil, errors.New("relay: config has a Publisher, RoutingKey, Classify or Middlewares, a subscriber uses none")
 	}
-	cfg.Classify = func(err error) Class {
-		if errors.Is(err, errNoSubscription) {
-			return Unroutable
-		}
-		return ""
-	}
+	cfg.Classify = classifyAnswer
 	cfg.setDefaults()
-	s := &Subscriber{cfg: cfg, hubs: map[string]*hub{}}
+	s := &Subscriber{cfg: cfg, subs: map[*subscription]struct{}{}}
 	src, err := newSource(cfg.Databases[0], &s.cfg)
 	if err != nil {
 		return nil, fmt.Errorf("relay: %w", err)
 	}
 	s.src = src
-	s.closing, s.stop = context.WithCancel(context.Background())
-	s.start = sync.OnceValue(func() error {
-		messages, err := src.Subscribe(s.closing, "")
-		if err == nil {
-			s.running.Go(func() { s.dispatch(messages) })
-		}
-		return err
-	})
+	s.closing, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
 
-// Subscribe gives out the messages whose topic it is, or of every topic that nobody else here subscribes to when it is
-// empty, until ctx ends or the subscriber is closed; then the channel is closed. Several subscriptions to a topic share
-// its messages. What is out then may still be acknowledged for as long as Config.Grace, and comes again otherwise.
+func classifyAnswer(err error) Class {
+	switch {
+	case errors.Is(err, errRefused):
+		return Refused
+	case errors.Is(err, errNoSubscription):
+		return Unroutable
+	}
+	return ""
+}
+
+// Subscribe gives out the messages of a topic, or of all when it is empty, until ctx ends or the subscriber is closed;
+// then it closes the channel. Each message goes to one of the subscriptions that want it. A database that is away is
+// waited for.
+//
+// A message carries its [Delivery], and the values of ctx. One that is out at the end may still be acknowledged for as
+// long as Config.Grace. Its context ends after that, at its acknowledgement or nack, and when the database or the lease
+// is lost and it will be given out again.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing.Err() != nil {
-		return nil, errSubscriber
+		return nil, errClosed
 	}
-	h := s.hubs[topic]
-	if h == nil {
-		h = &hub{in: make(chan *Delivery), gone: make(chan struct{})}
-		s.hubs[topic] = h
+	if len(s.subs) == 0 {
+		if err := s.start(); err != nil {
+			return nil, err
+		}
 	}
-	h.subs++
-	if err := s.start(); err != nil {
-		return nil, err
-	}
-	out := make(chan *message.Message)
+	sub := &subscription{topic: topic, out: make(chan *message.Message), wake: make(chan struct{}, 1)}
+	s.subs[sub] = struct{}{}
 	s.running.Go(func() {
 		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
 		defer context.AfterFunc(s.closing, cancel)()
-		defer close(out)
-		defer s.leave(topic, h)
-		s.feed(ctx, h, out)
+		defer cancel()
+		defer close(sub.out)
+		defer s.leave(sub)
+		s.feed(ctx, sub)
 	})
-	return out, nil
+	return sub.out, nil
 }
 
-// leave ends a subscription.
-func (s *Subscriber) leave(topic string, h *hub) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if h.subs--; h.subs == 0 {
-		delete(s.hubs, topic)
-		close(h.gone)
-	}
-}
-
-// Close ends all subscriptions, gives the partitions back, and waits for both.
+// Close ends all subscriptions, waits for the messages that are out as Subscribe says, records what is acknowledged,
+// and gives the partitions back. What is not acknowledged stays for the next subscriber or relay. It may be called again.
 func (s *Subscriber) Close() error {
 	s.mu.Lock()
-	s.stop()
+	s.cancel()
 	s.mu.Unlock()
 	s.running.Wait()
 	s.src.pool.Close()
 	return nil
 }
 
-// dispatch gives each message to its topic. Messages wait for each other only where their keys are the same.
-func (s *Subscriber) dispatch(messages <-chan *message.Message) {
-	for msg := range messages {
-		d, _ := DeliveryFrom(msg.Context())
-		h := s.find(d.Type)
-		if h == nil {
-			d.end(errNoSubscription)
-			continue
-		}
-		s.running.Go(func() {
-			select {
-			case h.in <- d:
-			case <-h.gone:
-				d.end(errNoSubscription)
-			case <-s.closing.Done():
-				d.end(errClosed)
+// start takes part in the relaying of the database.
+func (s *Subscriber) start() error {
+	ctx, stop := context.WithCancel(context.Background())
+	messages, err := s.src.Subscribe(ctx, "")
+	if err != nil {
+		stop()
+		return err
+	}
+	s.stop = stop
+	s.running.Go(func() {
+		for msg := range messages {
+			if d, ok := DeliveryFrom(msg.Context()); ok {
+				s.offer(d)
 			}
-		})
+		}
+	})
+	return nil
+}
+
+// leave ends a subscription, and with the last one the work on the database.
+func (s *Subscriber) leave(sub *subscription) {
+	s.mu.Lock()
+	delete(s.subs, sub)
+	if len(s.subs) == 0 {
+		s.stop()
+	}
+	left := s.waiting
+	s.waiting = nil
+	s.mu.Unlock()
+	for _, d := range left {
+		s.offer(d)
 	}
 }
 
-func (s *Subscriber) find(topic string) *hub {
+// offer lets a message wait for the subscriptions that want it.
+func (s *Subscriber) offer(d *Delivery) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if h := s.hubs[topic]; h != nil {
-		return h
+	wanted := false
+	for sub := range s.subs {
+		if sub.wants(d) {
+			wanted = true
+			sub.poke()
+		}
 	}
-	return s.hubs[""]
+	switch {
+	case wanted:
+		s.waiting = append(slices.DeleteFunc(s.waiting, (*Delivery).isLost), d)
+	case len(s.subs) > 0:
+		d.end(errNoSubscription)
+	default:
+		d.end(errNotTaken)
+	}
+}
+
+func (sub *subscription) poke() {
+	select {
+	case sub.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take removes the oldest waiting message that the subscription wants.
+func (s *Subscriber) take(sub *subscription) *Delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.waiting, sub.wants)
+	if i < 0 {
+		return nil
+	}
+	d := s.waiting[i]
+	s.waiting = slices.Delete(s.waiting, i, i+1)
+	return d
 }
 
 // feed is one subscription.
-func (s *Subscriber) feed(ctx context.Context, h *hub, out chan<- *message.Message) {
-	for {
+func (s *Subscriber) feed(ctx context.Context, sub *subscription) {
+	for ctx.Err() == nil {
+		if d := s.take(sub); d != nil {
+			s.hand(ctx, sub, d)
+			continue
+		}
 		select {
+		case <-sub.wake:
 		case <-ctx.Done():
-			return
-		case d := <-h.in:
-			own, cancel := context.WithCancel(d.msg.Context())
-			d.msg.SetContext(own)
-			select {
-			case <-ctx.Done():
-				cancel()
-				d.end(errClosed)
-				return
-			case out <- d.msg:
-				s.running.Go(func() {
-					defer cancel()
-					d.end(s.settled(ctx, d.msg, cancel))
-				})
-			}
 		}
 	}
 }
 
-// settled waits for the handler's word. When the subscription ends the message's context does, and the handler has the
-// grace period to finish.
-func (s *Subscriber) settled(ctx context.Context, msg *message.Message, cancel context.CancelFunc) error {
+// hand gives out a message, unless the subscription ends or the pump is gone before somebody takes it.
+func (s *Subscriber) hand(ctx context.Context, sub *subscription, d *Delivery) {
+	if d.isLost() {
+		return
+	}
+	handling, cancel := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), deliveryKey{}, d))
+	d.msg.SetContext(handling)
 	select {
-	case <-msg.Acked():
-		return nil
-	case <-msg.Nacked():
-		return errNacked
+	case sub.out <- d.msg:
+		s.running.Go(func() {
+			defer cancel()
+			d.end(s.answer(ctx, d))
+		})
+		return
 	case <-ctx.Done():
+		s.putBack(d)
+	case <-d.lost:
 	}
 	cancel()
-	grace := time.NewTimer(s.cfg.Grace)
-	defer grace.Stop()
-	select {
-	case <-msg.Acked():
-		return nil
-	case <-msg.Nacked():
-		return errNacked
-	case <-grace.C:
-		return errClosed
+}
+
+// putBack lets a message wait in front of those behind it.
+func (s *Subscriber) putBack(d *Delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = slices.Insert(s.waiting, 0, d)
+}
+
+// answer waits for the handler's word.
+func (s *Subscriber) answer(ctx context.Context, d *Delivery) error {
+	ended := ctx.Done()
+	var grace <-chan time.Time
+	for {
+		select {
+		case <-d.msg.Acked():
+			return nil
+		case <-d.msg.Nacked():
+			if d.stuck || d.Attempt >= nacksInPlace {
+				return errRefused
+			}
+			return errNacked
+		case <-ended:
+			ended, grace = nil, time.After(s.cfg.Grace)
+		case <-grace:
+			return errUnanswered
+		case <-d.lost:
+			return errUnanswered
+		}
 	}
 }

@@ -1,0 +1,5 @@
+//go:build full
+
+package relay_test
+
+const shortSuite = false
