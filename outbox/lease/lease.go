@@ -29,7 +29,7 @@ type Config struct {
 	Label string
 	// Interval is the time between two beats. Default 250 ms.
 	Interval time.Duration
-	// Timeout is how long a counter must stand still before its owner counts as dead. Default 1.5 s: with the beats
+	// Timeout is how long a counter must stand still before its owner counts as dead. Default 1.25 s: with the beats
 	// before and after, another member is at work within 2 s of a crash.
 	Timeout time.Duration
 	// Drain is how long Run waits at its end for work to return and leases to be given back. Default 30 s.
@@ -63,7 +63,7 @@ func (c *Config) setDefaults() error {
 		return fmt.Errorf("lease: %d partitions, at least 1 is needed", c.Partitions)
 	}
 	c.Interval = orDefault(c.Interval, 250*time.Millisecond)
-	c.Timeout = orDefault(c.Timeout, 1500*time.Millisecond)
+	c.Timeout = orDefault(c.Timeout, 1250*time.Millisecond)
 	c.Drain = orDefault(c.Drain, 30*time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -328,35 +328,35 @@ func (m *member) wake() {
 	}
 }
 
-// drain ends all work, renewing while it finishes, and leaves the pool.
+// drain leaves the pool, so that the others may have all partitions, and ends all work. What is not yet handed over is
+// held on to.
 func (m *member) drain() error {
 	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.Drain)
 	defer cancel()
-	ticker := time.NewTicker(m.cfg.Interval)
-	defer ticker.Stop()
 	for _, j := range m.running {
 		j.ending = true
 		j.cancel()
 	}
+	if err := m.store.leave(ctx); err != nil {
+		m.cfg.Logger.Warn("membership not ended, it will time out", "pool", m.cfg.Name, "error", err)
+	}
+	ticker := time.NewTicker(m.cfg.Interval)
+	defer ticker.Stop()
 	for {
 		m.giveBack(ctx)
 		if len(m.running) == 0 {
-			break
+			return nil
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("leave pool %s: work on %d partitions has not returned: %w", m.cfg.Name, len(m.running), ctx.Err())
 		case <-m.returned:
 		case <-ticker.C:
-			if _, err := m.store.renew(ctx); err != nil {
+			if err := m.store.hold(ctx); err != nil {
 				m.cfg.Logger.Warn("leases not renewed while draining", "pool", m.cfg.Name, "error", err)
 			}
 		}
 	}
-	if err := m.store.leave(ctx); err != nil {
-		m.cfg.Logger.Warn("membership not ended, it will time out", "pool", m.cfg.Name, "error", err)
-	}
-	return nil
 }
 
 func (j *job) returned() bool {

@@ -59,6 +59,13 @@ func config(pool *pgxpool.Pool) lease.Config {
 	}
 }
 
+// calm is for tests in which nobody dies: a machine that is busy kills nobody.
+func calm(pool *pgxpool.Pool) lease.Config {
+	cfg := config(pool)
+	cfg.Timeout = 10 * time.Second
+	return cfg
+}
+
 // join runs a member; leave ends it and waits.
 func join(t *testing.T, cfg lease.Config, work lease.Work) (leave func()) {
 	t.Helper()
@@ -82,11 +89,11 @@ func TestMembersShareEvenlyAndHandOver(t *testing.T) {
 	t.Parallel()
 	db := outboxtest.NewDatabase(t, "shop")
 	f := newFloor()
-	leaveA := join(t, config(db.Pool), f.work("a"))
+	leaveA := join(t, calm(db.Pool), f.work("a"))
 	outboxtest.Eventually(t, 10*time.Second, func() bool { return f.has("a") == 4 }, "one member has all")
-	join(t, config(db.Pool), f.work("b"))
+	join(t, calm(db.Pool), f.work("b"))
 	outboxtest.Eventually(t, 10*time.Second, func() bool { return f.has("a") == 2 && f.has("b") == 2 }, "two members have half each")
-	join(t, config(db.Pool), f.work("c"))
+	join(t, calm(db.Pool), f.work("c"))
 	outboxtest.Eventually(t, 10*time.Second, func() bool {
 		return f.has("a")+f.has("b")+f.has("c") == 4 && f.has("c") >= 1 && f.has("a") >= 1 && f.has("b") >= 1
 	},
@@ -96,6 +103,30 @@ func TestMembersShareEvenlyAndHandOver(t *testing.T) {
 	if len(f.errs) > 0 {
 		t.Error(f.errs)
 	}
+}
+
+// Who leaves hands over each partition as its work ends, and does not keep the others waiting for the last one.
+func TestALeavingMemberHandsOverOneByOne(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "shop")
+	f := newFloor()
+	release := make(chan struct{})
+	leaveA := join(t, calm(db.Pool), func(ctx context.Context, held lease.Held) error {
+		err := f.work("a")(ctx, held)
+		if held.Partition == 0 {
+			<-release
+		}
+		return err
+	})
+	outboxtest.Eventually(t, 10*time.Second, func() bool { return f.has("a") == 4 }, "one member has all")
+	join(t, calm(db.Pool), f.work("b"))
+	outboxtest.Eventually(t, 10*time.Second, func() bool { return f.has("a") == 2 && f.has("b") == 2 }, "two members have half each")
+	left := make(chan struct{})
+	go func() { defer close(left); leaveA() }()
+	outboxtest.Eventually(t, 10*time.Second, func() bool { return f.has("b") == 3 }, "the other has all but one")
+	close(release)
+	<-left
+	outboxtest.Eventually(t, 10*time.Second, func() bool { return f.has("b") == 4 }, "the other has all")
 }
 
 func TestDeadMemberIsReplaced(t *testing.T) {

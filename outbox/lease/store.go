@@ -54,8 +54,7 @@ func (s store) renew(ctx context.Context) (view, error) {
 	batch.Queue(s.sql(`
 		INSERT INTO {schema}.members AS m (pool, member, label) VALUES ($1, $2, $3)
 		ON CONFLICT (pool, member) DO UPDATE SET beat = m.beat + 1`), s.name, s.member, s.label)
-	batch.Queue(s.sql(`
-		UPDATE {schema}.leases SET beat = beat + 1 WHERE pool = $1 AND owner = $2`), s.name, s.member)
+	batch.Queue(s.sql(holdLeases), s.name, s.member)
 	var v view
 	batch.Queue(s.sql(`
 		SELECT member, beat FROM {schema}.members WHERE pool = $1 ORDER BY member`), s.name,
@@ -71,6 +70,14 @@ func (s store) renew(ctx context.Context) (view, error) {
 		return err
 	})
 	return v, s.pool.SendBatch(ctx, batch).Close()
+}
+
+const holdLeases = `UPDATE {schema}.leases SET beat = beat + 1 WHERE pool = $1 AND owner = $2`
+
+// hold moves the counters of our leases alone.
+func (s store) hold(ctx context.Context) error {
+	_, err := s.pool.Exec(ctx, s.sql(holdLeases), s.name, s.member)
+	return err
 }
 
 // take makes us the owner if nothing has moved since l was seen.
