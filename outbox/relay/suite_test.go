@@ -56,6 +56,7 @@ func (s *suite) home(t *testing.T) home {
 		db := outboxtest.NewDatabase(t, "notes")
 		at = home{cfg: subscriberConfig(db), pool: outboxtest.NewPool(t, db.ServiceURL)}
 		at.cfg.Grace = 100 * time.Millisecond // the suite closes with a message in hand
+		at.cfg.LeaseInterval = 0              // the default: the suite has up to fifty subscribers on a database
 		s.homes[t.Name()] = at
 	}
 	return at
@@ -89,6 +90,7 @@ func TestWatermillSuite(t *testing.T) {
 	t.Run("a key for each payload", func(t *testing.T) {
 		// The messages of a key are given out in order, each after the acknowledgement of the one before, whoever takes them.
 		promised.GuaranteedOrder = true
+		promised.ForceShort = true // one key is serial
 		s := newSuite(func(p message.Publisher) message.Publisher { return payloadKeys{p} })
 		tests.TestPubSub(t, promised, s.open, nil)
 	})
