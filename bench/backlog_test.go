@@ -48,7 +48,7 @@ func drainedPart(b *testing.B, br *broker, db *outboxtest.Database, n int) float
 	return float64(reached) / took.Seconds()
 }
 
-// idlePolls times the relay's two queries of an idle poll over a table of relayed messages in ten daily partitions,
+// idlePolls times the relay's idle poll, and a query for the snapshot before it, over a table of relayed messages in ten daily partitions,
 // each time with one new transaction that has written nothing.
 func idlePolls(b *testing.B, r *Row, n int) (ms []float64) {
 	b.Helper()
@@ -83,19 +83,18 @@ func idlePolls(b *testing.B, r *Row, n int) (ms []float64) {
 	return ms
 }
 
-// poll is what the relay asks when it looks for a new window and finds nothing in it.
+// poll is the statement with which the relay looks for what is newer than a snapshot: session.next in outbox/relay.
 func poll(b *testing.B, conn *pgx.Conn, partition int) error {
-	var snapshot, xmax string
-	err := conn.QueryRow(b.Context(), `
-		SELECT pg_current_snapshot()::text, pg_snapshot_xmax(pg_current_snapshot())::text FROM outbox.current_identity() AS i`).Scan(&snapshot, &xmax)
-	if err != nil {
+	var xmax string
+	if err := conn.QueryRow(b.Context(), `SELECT pg_snapshot_xmax(pg_current_snapshot())::text`).Scan(&xmax); err != nil {
 		return err
 	}
 	rows, err := conn.Query(b.Context(), `
-		SELECT id, uuid, topic, key, payload, metadata, created_at FROM outbox.messages
-		WHERE partition = $1 AND transaction_id >= $2::text::xid8 AND transaction_id < $3::text::xid8
-		  AND transaction_id <> ALL ($4::text::xid8[]) AND id + 0 > $5 AND id + 0 <= $6 LIMIT 1001`,
-		partition, xmax, xmax, "{}", int64(0), int64(1)<<62)
+		WITH now AS MATERIALIZED (SELECT pg_current_snapshot()::text AS snapshot, pg_postmaster_start_time() AS started)
+		SELECT now.snapshot, now.started, m.* FROM now LEFT JOIN (
+			SELECT id, uuid, topic, key, payload, metadata, created_at FROM outbox.messages
+			WHERE partition = $1 AND transaction_id >= $2::text::xid8
+			LIMIT 1001) AS m ON true`, partition, xmax)
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,8 @@ func handover(b *testing.B, how syscall.Signal) float64 {
 	br := newBroker(b)
 	db := newOutbox(b)
 	pool := service(b, db.ServiceURL)
-	first, _ := startRelay(b, br, db), startRelay(b, br, db)
+	first, second := startRelay(b, br, db), startRelay(b, br, db)
+	defer second.stop(b)
 	owners := func() (n int) {
 		must(b, db.QueryRow(b.Context(), `SELECT count(DISTINCT owner) FROM outbox.leases WHERE pool = 'relay'`).Scan(&n))
 		return n

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // MaxKeys is how many different keys one call may write: each holds a lock until the transaction ends, and
@@ -165,12 +166,12 @@ var fewRows = func() (texts [8]string) {
 func insert(rows []row) (text string, args []any) {
 	if len(rows) <= len(fewRows) {
 		for _, r := range rows {
-			args = append(args, [16]byte(r.id), r.topic, r.key, r.payload, r.metadata)
+			args = append(args, pgtype.UUID{Bytes: r.id, Valid: true}, r.topic, r.key, r.payload, r.metadata)
 		}
 		return fewRows[len(rows)-1], args
 	}
 	n := len(rows)
-	ids, topics, keys, payloads, metadata := make([][16]byte, n), make([]string, n), make([]string, n), make([][]byte, n), make([]string, n)
+	ids, topics, keys, payloads, metadata := make([]uuid.UUID, n), make([]string, n), make([]string, n), make([][]byte, n), make([]string, n)
 	for i, r := range rows {
 		ids[i], topics[i], keys[i], payloads[i], metadata[i] = r.id, r.topic, r.key, r.payload, r.metadata
 	}

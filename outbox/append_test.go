@@ -178,6 +178,8 @@ func TestWritersMayAppendAndNoMore(t *testing.T) {
 		"create a table":      {`CREATE TABLE public.mine (n int)`, "42501"},
 		"long header":         {`INSERT INTO outbox.messages (uuid, topic, key, payload, metadata) VALUES (` + row + `, jsonb_build_object(repeat('h', 256), 'v'))`, "23514"},
 		"header no string":    {`INSERT INTO outbox.messages (uuid, topic, key, payload, metadata) VALUES (` + row + `, '{"a": 1}')`, "23514"},
+		"header an array":     {`INSERT INTO outbox.messages (uuid, topic, key, payload, metadata) VALUES (` + row + `, '{"a": ["x"]}')`, "23514"},
+		"long and an array":   {`INSERT INTO outbox.messages (uuid, topic, key, payload, metadata) VALUES (` + row + `, jsonb_build_object('a', '[]'::jsonb, 'h', repeat('v', 300)))`, "23514"},
 		"metadata no object":  {`INSERT INTO outbox.messages (uuid, topic, key, payload, metadata) VALUES (` + row + `, '["a"]')`, "23514"},
 		"large metadata":      {`INSERT INTO outbox.messages (uuid, topic, key, payload, metadata) VALUES (` + row + `, jsonb_build_object('h', repeat('v', 33000)))`, "23514"},
 		"large payload":       {`INSERT INTO outbox.messages (uuid, topic, key, payload) VALUES (gen_random_uuid(), 't', 'k', convert_to(repeat('v', 1048577), 'UTF8'))`, "23514"},

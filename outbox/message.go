@@ -13,7 +13,7 @@ import (
 // Partitions is how many partitions an outbox has. The migration fixes it and outbox.config repeats it.
 const Partitions = 4
 
-// Limits of one message. The table's checks hold them too: more than this kills an AMQP channel.
+// Limits of one message. The table's trigger holds them too: more than this kills an AMQP channel.
 const (
 	MaxTopic    = 250      // bytes
 	MaxKey      = 255      // bytes

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -84,11 +85,32 @@ func migrateSchema(ctx context.Context, url string, conn *pgx.Conn, name string,
 	if err != nil {
 		return err
 	}
-	applied, err := provider.Up(ctx)
-	for _, m := range applied {
-		log.Info("migration applied", "version", m.Source.Version, "ms", m.Duration.Milliseconds())
+	for pause := lockPauseMin; ; pause *= 2 {
+		applied, err := provider.Up(ctx)
+		for _, m := range applied {
+			log.Info("migration applied", "version", m.Source.Version, "ms", m.Duration.Milliseconds())
+		}
+		if !lockTaken(err) || pause > lockPauseMax {
+			return err
+		}
+		log.Warn("a migration waits for a lock that an open transaction holds", "schema", name, "pause", pause)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
 	}
-	return err
+}
+
+// A migration that does not get a table's lock in its time lets the writers by and is tried again, for about a minute.
+const (
+	lockPauseMin = 100 * time.Millisecond
+	lockPauseMax = 20 * time.Second
+)
+
+func lockTaken(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "55P03" // lock_not_available
 }
 
 func createSchema(ctx context.Context, conn *pgx.Conn, name string) error {
@@ -137,9 +159,8 @@ func addPartitions(ctx context.Context, conn *pgx.Conn, name string, log *slog.L
 	for _, day := range days {
 		var reason *string
 		err := conn.QueryRow(ctx, `SELECT `+name+`.add_partition($1::text::date)`, day).Scan(&reason)
-		var pg *pgconn.PgError
 		switch {
-		case errors.As(err, &pg) && pg.Code == "55P03": // lock_not_available
+		case lockTaken(err):
 			log.Warn("partition not made, its lock is taken", "schema", name, "day", day)
 		case err != nil:
 			return err

@@ -25,6 +25,7 @@
 //
 // # Who handles what
 //
-// Partitions are shared out among the processes of one consumer by leases (package lease) and handled one message
-// at a time each. Order of a key within its partition is the broker's queue's, which is the order of commit.
+// Partitions are shared out among the processes of one consumer by leases (package lease) and handled in
+// order. What is there together shares a transaction, up to Config.Batch messages. Order of a key within its
+// partition is the queue's, which is the order of commit.
 package inbox

@@ -86,7 +86,8 @@ type Config struct {
 	Look time.Duration
 	// Timeout bounds one attempt, its transaction included. Default 30 s.
 	Timeout time.Duration
-	// LeaseInterval and LeaseTimeout are those of package lease.
+	// LeaseInterval and LeaseTimeout are those of package lease; the timeout's default is 2 s, for the beats wait with
+	// the handlers for a connection of Pool.
 	LeaseInterval, LeaseTimeout time.Duration
 }
 
@@ -119,6 +120,7 @@ func (c *Config) setDefaults() error {
 	c.RetryMax = orDefault(c.RetryMax, time.Minute)
 	c.Look = orDefault(c.Look, time.Second)
 	c.Timeout = orDefault(c.Timeout, 30*time.Second)
+	c.LeaseTimeout = orDefault(c.LeaseTimeout, 2*time.Second)
 	return nil
 }
 

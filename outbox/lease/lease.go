@@ -48,7 +48,8 @@ type Held struct {
 }
 
 // Work is what a member does with a partition while it holds it. It returns soon after ctx ends; only then
-// is the lease handed over. When it returns before that, it is started again after a pause that grows.
+// is the lease handed over. When the lease was lost, or may have been, the cause of ctx is ErrLost. When Work returns
+// before ctx ends, it is started again after a pause that grows.
 type Work func(ctx context.Context, held Held) error
 
 func (c *Config) setDefaults() error {
@@ -117,7 +118,7 @@ type member struct {
 // job is the work on one held partition.
 type job struct {
 	held   Held
-	cancel context.CancelFunc
+	cancel context.CancelCauseFunc
 	ending bool          // cancelled: the lease is given back once done closes
 	done   chan struct{} // closed when work has returned
 }
@@ -173,7 +174,7 @@ func (m *member) missed(err error) {
 		return
 	}
 	for _, j := range m.running {
-		j.cancel()
+		j.cancel(ErrLost)
 	}
 }
 
@@ -190,7 +191,7 @@ func (m *member) reconcile(v view) {
 			if !j.ending {
 				m.cfg.Logger.Warn("lease lost", "pool", m.cfg.Name, "partition", p, "token", j.held.Token)
 			}
-			j.cancel()
+			j.cancel(ErrLost)
 			if j.returned() {
 				delete(m.running, p)
 			}
@@ -228,7 +229,7 @@ func (m *member) share(ctx context.Context, v view) {
 	for i := len(kept) - 1; i >= quota; i-- {
 		j := m.running[kept[i]]
 		j.ending = true
-		j.cancel()
+		j.cancel(nil)
 	}
 	missing := quota - len(m.running)
 	for _, l := range v.leases {
@@ -287,7 +288,7 @@ func (m *member) kept() []int {
 }
 
 func (m *member) start(held Held) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	j := &job{held: held, cancel: cancel, done: make(chan struct{})}
 	m.running[held.Partition] = j
 	go func() {
@@ -335,16 +336,16 @@ func (m *member) drain() error {
 	defer cancel()
 	for _, j := range m.running {
 		j.ending = true
-		j.cancel()
-	}
-	if err := m.store.leave(ctx); err != nil {
-		m.cfg.Logger.Warn("membership not ended, it will time out", "pool", m.cfg.Name, "error", err)
+		j.cancel(nil)
 	}
 	ticker := time.NewTicker(m.cfg.Interval)
 	defer ticker.Stop()
-	for {
+	for left := m.leave(ctx); ; {
 		m.giveBack(ctx)
 		if len(m.running) == 0 {
+			if !left {
+				m.leave(ctx) // or it times out
+			}
 			return nil
 		}
 		select {
@@ -352,11 +353,23 @@ func (m *member) drain() error {
 			return fmt.Errorf("leave pool %s: work on %d partitions has not returned: %w", m.cfg.Name, len(m.running), ctx.Err())
 		case <-m.returned:
 		case <-ticker.C:
+			left = left || m.leave(ctx)
 			if err := m.store.hold(ctx); err != nil {
 				m.cfg.Logger.Warn("leases not renewed while draining", "pool", m.cfg.Name, "error", err)
 			}
 		}
 	}
+}
+
+// leave ends the membership, within a beat.
+func (m *member) leave(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Interval)
+	defer cancel()
+	err := m.store.leave(ctx)
+	if err != nil {
+		m.cfg.Logger.Warn("membership not ended yet", "pool", m.cfg.Name, "error", err)
+	}
+	return err == nil
 }
 
 func (j *job) returned() bool {

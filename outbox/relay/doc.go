@@ -19,12 +19,14 @@
 //   - One connection per partition takes the snapshot, reads the rows and stores the cursor. When it breaks,
 //     everything in memory is dropped and read again: after a crash the server hands out transaction ids that
 //     memory may already have seen.
-//   - A window that fits one page goes out at once; the cursor follows within 200 ms, or as many messages as may be in
-//     flight, whichever comes first, and a crash repeats at most that. A larger one stores its target first, so that
-//     who goes on with it pages through the same rows. Both need writers that commit synchronously: what an
-//     asynchronous commit shows may be published and then taken back by a crash of the server.
-//   - Transaction ids mean something in one cluster, one database and one timeline only. They are compared at
-//     every snapshot; when they differ the partition refuses to run with [ErrIdentity].
+//   - A window that fits one page goes out at once, and the cursor follows what is confirmed within 200 ms or a flight
+//     of messages. A crash repeats what was confirmed since, and what was confirmed behind a message that is not: the
+//     cursor passes messages in order. A larger window stores its target first, so that who goes on with it pages
+//     through the same rows. Both need writers that commit synchronously: what an asynchronous commit shows may be
+//     published and then taken back by a crash of the server.
+//   - Transaction ids mean something in one cluster, one database and one timeline only. They are compared when a
+//     session begins, and every look asks whether the server has been started again since; when they differ the
+//     partition refuses to run with [ErrIdentity].
 //   - Every write of the cursor carries the lease's token and is refused when the lease has passed on.
 //
 // # The states of a partition

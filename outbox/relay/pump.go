@@ -10,12 +10,14 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/jcp/ticketwave/outbox/lease"
 )
 
 const (
 	// lookAhead bounds the messages of a window that are read while an earlier one waits; most are ids alone.
 	lookAhead = 50_000
-	// keepWithin bounds how long the journal may be behind what is confirmed, and with InFlight how much a crash repeats.
+	// keepWithin bounds how long the journal may be behind what is confirmed in order.
 	keepWithin = 200 * time.Millisecond
 	// maxLoaded bounds the waiting messages that are kept whole: more than relaying without a hot key needs.
 	maxLoaded = 4 * pageSize
@@ -96,6 +98,9 @@ func (p *pump) run(ctx context.Context) (err error) {
 		if hinted, err = p.rest(ctx, idle); err != nil {
 			return err
 		}
+	}
+	if errors.Is(context.Cause(ctx), lease.ErrLost) {
+		return nil // another may be at work: nothing more goes out
 	}
 	return p.record()
 }
@@ -387,7 +392,7 @@ func (p *pump) result(ctx context.Context, e *entry) error {
 	p.flying--
 	if err == nil {
 		p.confirm(e)
-		if p.fresh < p.cfg.InFlight {
+		if p.fresh < p.cfg.InFlight && !p.due() {
 			return nil
 		}
 		return p.keep(ctx)

@@ -513,3 +513,38 @@ func TestInFlightBoundsTheEndOfALease(t *testing.T) {
 	open()
 	<-stopped
 }
+
+// A hint ends the pause between two looks, however long.
+func TestAHintEndsThePause(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	rec := newRecorder()
+	cfg := config(db, rec)
+	cfg.PollMin, cfg.PollMax = time.Hour, time.Hour
+	start(t, cfg)
+	outboxtest.Eventually(t, 30*time.Second, func() bool {
+		var listening, looked int
+		err := db.QueryRow(t.Context(), `
+			SELECT count(*) FILTER (WHERE query LIKE 'LISTEN%'), count(*) FILTER (WHERE query LIKE '%pg_current_snapshot()::text%')
+			FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'outbox relay' AND state = 'idle'`).Scan(&listening, &looked)
+		return err == nil && listening == 1 && looked == outbox.Partitions
+	}, "the relay has looked everywhere, and listens")
+	for n := range 3 { // also after a window
+		appendNotes(t, db, note{"k", n})
+		outboxtest.Eventually(t, 30*time.Second, func() bool { got, _ := rec.distinct(); return got == n+1 }, "message %d arrives", n)
+	}
+}
+
+// What was written without a hint is found by looking.
+func TestWhatNobodyHintsAtIsFound(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	rec := newRecorder()
+	start(t, config(db, rec))
+	for n := range 5 {
+		if _, err := db.Exec(t.Context(), `INSERT INTO outbox.messages (uuid, topic, key, payload) VALUES (gen_random_uuid(), 't', 'k', '{}')`); err != nil {
+			t.Fatal(err)
+		}
+		outboxtest.Eventually(t, 30*time.Second, func() bool { got, _ := rec.distinct(); return got == n+1 }, "message %d arrives", n)
+	}
+}

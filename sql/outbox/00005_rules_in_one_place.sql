@@ -1,7 +1,10 @@
 -- +goose Up
 -- The same rules in one expression of the trigger. Checks and generated columns are read from their stored form again
 -- for every statement; what a trigger calls is kept for the session. Bodies that are parsed here mean the same under
--- any search_path of the writer, and are inlined: nothing is called unless a rule is broken.
+-- any search_path of the writer, and are inlined: only metadata of more than 255 bytes takes a call.
+
+-- Writers queue behind whoever waits for the table's lock; what cannot be had in this time is tried again.
+SET LOCAL lock_timeout = '1s';
 
 -- Says which rule a message breaks.
 -- +goose StatementBegin
@@ -31,7 +34,7 @@ RETURN CASE
     WHEN octet_length(topic) BETWEEN 1 AND 250 AND octet_length(key) BETWEEN 1 AND 255 AND octet_length(payload) <= 1048576
      AND (metadata = '{}'::jsonb
           OR octet_length(metadata::text) <= 255 AND jsonb_typeof(metadata) = 'object' AND NOT metadata ? ''
-             AND NOT jsonb_path_exists(metadata, '$.* ? (@.type() != "string")')
+             AND NOT jsonb_path_exists(metadata, 'strict $.* ? (@.type() != "string")', '{}', true)
           OR outbox.valid_metadata(metadata))
      AND pg_advisory_xact_lock(hashtextextended(key, 7310294558213)) IS NOT NULL
     THEN nextval('outbox.message_id'::regclass)
@@ -39,7 +42,18 @@ RETURN CASE
 END;
 -- +goose StatementEnd
 
-ALTER FUNCTION outbox.valid_metadata SET search_path = pg_catalog, pg_temp;
+-- Strict, since a lax path looks into arrays.
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION outbox.valid_metadata(metadata jsonb) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF jsonb_typeof(metadata) <> 'object' OR octet_length(metadata::text) > 32768 OR pg_column_size(metadata) > 65536
+        OR jsonb_path_exists(metadata, 'strict $.* ? (@.type() != "string")', '{}', true) THEN
+        RETURN false;
+    END IF;
+    RETURN NOT EXISTS (SELECT FROM jsonb_object_keys(metadata) AS name WHERE octet_length(name) NOT BETWEEN 1 AND 255);
+END $$;
+-- +goose StatementEnd
 
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION outbox.assign_id() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -54,3 +68,42 @@ ALTER TABLE outbox.messages
     DROP CONSTRAINT topic_length, DROP CONSTRAINT key_length, DROP CONSTRAINT payload_size, DROP CONSTRAINT metadata_strings,
     ALTER COLUMN partition DROP EXPRESSION;
 COMMENT ON COLUMN outbox.messages.partition IS 'partition_of(key), whatever a writer says.';
+
+-- As before, with the partition, which no longer comes by itself.
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION outbox.add_partition(day date) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' AS $$
+DECLARE
+    today date := (outbox.clock() AT TIME ZONE 'UTC')::date;
+    lower timestamptz := outbox.midnight(day);
+    upper timestamptz := outbox.midnight(day + 1);
+    name  text := 'messages_' || to_char(day, 'YYYYMMDD');
+    stray bigint;
+BEGIN
+    IF day IS NULL OR day NOT BETWEEN today - 400 AND today + 400 THEN
+        RAISE EXCEPTION 'no partition is made for day %', day USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM pg_advisory_xact_lock(7310294558214);
+    IF to_regclass('outbox.' || name) IS NOT NULL THEN
+        RETURN NULL;
+    END IF;
+    IF pg_relation_size('outbox.messages_default') > 64 * 1024 * 1024 THEN
+        RETURN 'messages_default is so large that attaching a partition would lock it for long';
+    END IF;
+    SELECT count(*) INTO stray FROM outbox.messages_default WHERE created_at >= lower AND created_at < upper;
+    IF stray > 0 AND (day <= today OR stray > 10000 OR outbox.refusal() IS NOT NULL) THEN
+        RETURN 'rows of that day are in messages_default';
+    END IF;
+    EXECUTE format('CREATE TABLE outbox.%I (LIKE outbox.messages INCLUDING ALL)', name);
+    EXECUTE format('
+        WITH moved AS (
+            DELETE FROM outbox.messages_default
+            WHERE created_at >= $1 AND created_at < $2 AND pg_visible_in_snapshot(transaction_id, $3[partition + 1])
+            RETURNING *)
+        INSERT INTO outbox.%I (id, partition, transaction_id, uuid, topic, key, payload, metadata, created_at)
+        SELECT id, partition, transaction_id, uuid, topic, key, payload, metadata, created_at FROM moved', name) USING lower, upper, outbox.relayed();
+    -- Fails when rows are left that are not relayed yet: nothing has happened then.
+    EXECUTE format('ALTER TABLE outbox.messages ATTACH PARTITION outbox.%I FOR VALUES FROM (%L) TO (%L)', name, lower, upper);
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd

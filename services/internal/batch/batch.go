@@ -25,7 +25,11 @@ func Rows[T any](ctx context.Context, tx pgx.Tx, statements []Statement, scan pg
 		queue.Queue(s.SQL, s.Args...)
 	}
 	results := tx.SendBatch(ctx, queue)
-	defer func() { err = errors.Join(err, results.Close()) }()
+	defer func() {
+		if closed := results.Close(); err == nil {
+			err = closed
+		}
+	}()
 	found = make([]*T, len(statements))
 	for i := range statements {
 		rows, err := results.Query()
