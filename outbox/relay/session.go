@@ -25,6 +25,15 @@ type state struct {
 	lastID  int64     // of the open window: all up to here is confirmed
 }
 
+// texts are the snapshots in PostgreSQL's form.
+func (st state) texts() (relayed string, target *string) {
+	if st.target != nil {
+		text := st.target.String()
+		target = &text
+	}
+	return st.relayed.String(), target
+}
+
 // session is the one connection that works on one partition. Any error of it ends it.
 type session struct {
 	conn    *pgx.Conn
@@ -147,17 +156,13 @@ func (s *session) load(ctx context.Context) (state, error) {
 func (s *session) store(ctx context.Context, st state) error {
 	ctx, cancel := s.detached(ctx)
 	defer cancel()
-	var target *string
-	if st.target != nil {
-		text := st.target.String()
-		target = &text
-	}
+	relayed, target := st.texts()
 	tag, err := s.conn.Exec(ctx, `
 		INSERT INTO outbox.cursor (partition, relayed, target, last_id, token)
 		SELECT $1, $2::text::pg_snapshot, $3::text::pg_snapshot, $4, token FROM outbox.leases
 		WHERE pool = $5 AND partition = $1 AND token = $6 AND owner = $7
 		FOR SHARE`,
-		s.held.Partition, st.relayed.String(), target, st.lastID, poolName, s.held.Token, s.held.Owner)
+		s.held.Partition, relayed, target, st.lastID, poolName, s.held.Token, s.held.Owner)
 	if err != nil {
 		return fmt.Errorf("store the cursor: %w", err)
 	}

@@ -209,6 +209,9 @@ func (s *session) fenced(ctx context.Context, what, text string, args ...any) er
 // divert copies messages to outbox.stuck and stores the cursor, in one transaction. Those that are there already,
 // from before a crash, stay as they are.
 func (s *session) divert(ctx context.Context, st state, ids []int64, failures []stuckFailure) error {
+	if len(failures) == 0 {
+		return s.divertFollowers(ctx, st, ids)
+	}
 	ctx, cancel := s.detached(ctx)
 	defer cancel()
 	return pgx.BeginFunc(ctx, s.conn, func(tx pgx.Tx) error {
@@ -232,6 +235,21 @@ func (s *session) divert(ctx context.Context, st state, ids []int64, failures []
 		}
 		return s.store(ctx, st)
 	})
+}
+
+// divertFollowers is divert without failures, in one statement: a key that fails for long must not keep its partition
+// waiting at every message.
+func (s *session) divertFollowers(ctx context.Context, st state, ids []int64) error {
+	relayed, target := st.texts()
+	return s.fenced(ctx, "divert messages", `, diverted AS (
+			INSERT INTO outbox.stuck (message_id, partition, uuid, topic, key, payload, metadata, created_at)
+			SELECT id, partition, uuid, topic, key, payload, metadata, created_at
+			FROM outbox.messages WHERE partition + 0 = $2 AND id = ANY ($8) AND EXISTS (SELECT FROM held)
+			ORDER BY id
+			ON CONFLICT (message_id) DO NOTHING
+		)
+		INSERT INTO outbox.cursor (partition, relayed, target, last_id, token)
+		SELECT $2, $5::text::pg_snapshot, $6::text::pg_snapshot, $7, $3 FROM held`, relayed, target, st.lastID, ids)
 }
 
 // failStuck records another failure of a stuck message.
