@@ -47,7 +47,7 @@ func newSource(db Database, cfg *Config) (*source, error) {
 	session.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	session.RuntimeParams["enable_seqscan"] = "off"
 	session.RuntimeParams["enable_bitmapscan"] = "off" // it would collect a whole window before the first row
-	session.RuntimeParams["jit"] = "off" // a switched-off scan looks expensive enough to compile: 0.9 s at each start
+	session.RuntimeParams["jit"] = "off"               // a switched-off scan looks expensive enough to compile: 0.9 s at each start
 	session.RuntimeParams["synchronous_commit"] = "on"
 	pool, err := pgxpool.NewWithConfig(context.Background(), conf)
 	if err != nil {
