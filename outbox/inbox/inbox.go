@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/jcp/ticketwave/outbox/internal/build"
 	"github.com/jcp/ticketwave/outbox/lease"
 	"github.com/jcp/ticketwave/outbox/rabbitmq"
 )
@@ -111,7 +112,7 @@ func (c *Config) setDefaults() error {
 		c.Observe = func(Outcome) {}
 	}
 	if c.Build == "" {
-		c.Build = revision()
+		c.Build = build.Revision()
 	}
 	c.Batch = orDefault(c.Batch, 1)
 	c.Tries = orDefault(c.Tries, 3)
@@ -129,18 +130,6 @@ func orDefault[T int | time.Duration](value, fallback T) T {
 		return fallback
 	}
 	return value
-}
-
-// revision is the commit that the program was built from, if it knows.
-func revision() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				return s.Value
-			}
-		}
-	}
-	return "unknown"
 }
 
 // Consumer handles the messages of one queue family.

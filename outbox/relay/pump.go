@@ -17,7 +17,7 @@ import (
 const (
 	// lookAhead bounds the messages of a window that are read while an earlier one waits; most are ids alone.
 	lookAhead = 50_000
-	// keepWithin bounds how long the journal may be behind what is confirmed in order.
+	// keepWithin bounds how long the journal may be behind what is decided.
 	keepWithin = 200 * time.Millisecond
 	// maxLoaded bounds the waiting messages that are kept whole: more than relaying without a hot key needs.
 	maxLoaded = 4 * pageSize
@@ -38,7 +38,6 @@ type pump struct {
 	lanes  map[string]*lane // keys that have something unfinished
 	ready  []*entry         // may go out now, in order
 	order  []*entry         // unfinished and finished entries in order of id, from the first unfinished one
-	open   int              // unfinished entries that are not on their way to outbox.stuck
 	loaded int              // waiting entries whose rows are in memory
 	empty  []string         // keys whose next entry must be read again
 	flying int              // of the window, given to the router and not yet answered
@@ -64,6 +63,7 @@ type entry struct {
 	attempts int
 	finished bool
 	seq      int64 // of outbox.stuck; 0 for a message of the window
+	tried    int   // attempts that outbox.stuck knows of
 	delivery *Delivery
 }
 
@@ -83,7 +83,7 @@ func (p *pump) run(ctx context.Context) (err error) {
 	if p.st, err = p.sess.load(ctx); err != nil {
 		return err
 	}
-	if p.stuck.keys, err = p.sess.stuckKeys(ctx); err != nil {
+	if err := p.recall(ctx); err != nil {
 		return err
 	}
 	idle := newIdle(p.cfg.PollMin, p.cfg.PollMax)
@@ -140,11 +140,14 @@ func (p *pump) step(ctx context.Context) (moved bool, err error) {
 // rest waits until there may be something to do, takes what comes back meanwhile, and keeps what is done. It reports
 // whether a hint ended it.
 func (p *pump) rest(ctx context.Context, idle *idle) (hinted bool, err error) {
-	timer := time.NewTimer(idle.next)
+	timer := time.NewTimer(min(idle.next, p.untilLook()))
 	defer timer.Stop()
 	keep := time.NewTimer(keepWithin - time.Since(p.since))
 	defer keep.Stop()
 	for ctx.Err() == nil {
+		if p.untilLook() <= 0 {
+			return false, nil
+		}
 		switch why, err := p.turn(ctx, p.wake, timer.C, keep.C); {
 		case err != nil:
 			return false, err
@@ -201,14 +204,20 @@ func (p *pump) keep(ctx context.Context) error {
 	return p.save(ctx, st)
 }
 
+// save stores the state together with the messages that it passes and that go to outbox.stuck: never one without the
+// other.
 func (p *pump) save(ctx context.Context, st state) error {
-	if err := p.sess.store(ctx, st); err != nil {
+	var err error
+	if len(p.stuck.moving) > 0 {
+		err = p.sess.divert(ctx, st, p.stuck.moving, p.stuck.failures)
+	} else {
+		err = p.sess.store(ctx, st)
+	}
+	if err != nil {
 		return err
 	}
-	return p.saved(ctx, st)
-}
-
-func (p *pump) saved(ctx context.Context, st state) error {
+	p.stuck.moving = p.stuck.moving[:0]
+	clear(p.stuck.failures)
 	p.st, p.fresh, p.unkept = st, 0, false
 	if p.stores++; p.stores < 1000 {
 		return nil
@@ -279,7 +288,8 @@ func (p *pump) finish(ctx context.Context) error {
 	return nil
 }
 
-// admit queues rows behind what is there, each key in its lane. Keys with stuck messages join those.
+// admit queues rows behind what is there, each key in its lane. Keys with stuck messages join those, and so do keys that
+// come to a route whose breaker is open.
 func (p *pump) admit(rows []row) {
 	for i := range rows {
 		e := &entry{id: rows[i].ID, row: &rows[i]}
@@ -288,15 +298,16 @@ func (p *pump) admit(rows []row) {
 		switch {
 		case p.stuck.keys[e.row.Key]:
 			p.divert(e)
-			continue
-		case !busy:
+		case busy:
+			p.hold(e, l)
+		case p.blocked(e):
+			p.divertBlocked(e)
+		default:
 			p.lanes[e.row.Key] = &lane{}
 			p.ready = append(p.ready, e)
-		default:
-			p.hold(e, l)
 		}
-		p.open++
 	}
+	p.advance()
 }
 
 // hold lets an entry wait behind others of its key; beyond a bound only its id is kept.
@@ -331,8 +342,8 @@ const (
 // turn hands out one message, or takes one result, or waits for the first of wake, timer, keep and ctx.
 func (p *pump) turn(ctx context.Context, wake <-chan struct{}, timer, keep <-chan time.Time) (event, error) {
 	switch {
-	case p.stuck.full(p.open):
-		return worked, p.move(ctx)
+	case len(p.stuck.moving) >= maxMoving:
+		return worked, p.keep(ctx)
 	case len(p.empty) > 0:
 		return worked, p.load(ctx)
 	}
@@ -409,7 +420,6 @@ func (p *pump) result(ctx context.Context, e *entry) error {
 func (p *pump) confirm(e *entry) {
 	key := e.row.Key
 	e.finished, e.row, e.delivery = true, nil, nil
-	p.open--
 	l := p.lanes[key]
 	switch {
 	case len(l.waiting) == 0:
@@ -496,13 +506,11 @@ func (p *pump) advance() {
 func (p *pump) record() error {
 	p.await()
 	ctx := context.Background()
-	if err := p.release(ctx); err != nil {
-		return err
+	if p.stuck.flying > 0 {
+		p.stuck.claimed = nil // some are on their way still
 	}
-	if len(p.stuck.moving) > 0 {
-		if err := p.move(ctx); err != nil {
-			return err
-		}
+	if err := p.sess.settle(ctx, p.stuck.released, p.stuck.claimed); err != nil {
+		return err
 	}
 	return p.keep(ctx)
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
+
+	"github.com/jcp/ticketwave/outbox/internal/build"
 )
 
 // Database is one outbox to relay from.
@@ -36,6 +38,8 @@ type Config struct {
 	Middlewares []message.HandlerMiddleware
 	// Label says who this relay is, for people. Default host and process id.
 	Label string
+	// Build is stored with failures. Default the revision this program was built from.
+	Build string
 	// Logger takes what people need to know. Default slog.Default.
 	Logger *slog.Logger
 	// InFlight bounds the unconfirmed messages of a partition. Default 250.
@@ -85,6 +89,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.Build == "" {
+		c.Build = build.Revision()
 	}
 	if c.Label == "" {
 		host, _ := os.Hostname()

@@ -78,6 +78,7 @@ func config(db *outboxtest.Database, pub message.Publisher) relay.Config {
 		Publisher:     pub,
 		RoutingKey:    func(typ string, partition int) string { return fmt.Sprintf("%s.%d", typ, partition) },
 		Logger:        slog.New(slog.DiscardHandler),
+		Build:         "test",
 		PollMax:       50 * time.Millisecond,
 		RetryMax:      20 * time.Millisecond,
 		RetryMin:      time.Millisecond,

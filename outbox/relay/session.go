@@ -40,6 +40,7 @@ type session struct {
 	held    lease.Held
 	timeout time.Duration
 	source  string
+	build   string
 	started time.Time     // the server, when the identity was read
 	closed  chan struct{} // by close
 }

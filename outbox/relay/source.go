@@ -89,6 +89,7 @@ func (s *source) work(ctx context.Context, held lease.Held, out chan<- *message.
 		return err
 	}
 	defer sess.close()
+	sess.build = s.cfg.Build
 	return newPump(sess, s.cfg, s.db.Name, out, s.wakes[held.Partition]).run(ctx)
 }
 

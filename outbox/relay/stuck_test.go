@@ -18,7 +18,8 @@ import (
 )
 
 var (
-	errRoute = errors.New("nobody is bound: " + strings.Repeat("ä", 1500) + "\x00\xff")
+	errRoute = errors.New("nobody is bound")
+	errOwn   = errors.New("not this one: " + strings.Repeat("ä", 1500) + "\x00\xff")
 	errSize  = errors.New("too large")
 	errAway  = errors.New("the broker is away")
 )
@@ -28,6 +29,8 @@ func classified(cfg relay.Config) relay.Config {
 		switch {
 		case errors.Is(err, errRoute):
 			return relay.Unroutable
+		case errors.Is(err, errOwn):
+			return relay.Failed
 		case errors.Is(err, errSize):
 			return relay.TooLarge
 		}
@@ -60,7 +63,7 @@ func TestAFailingKeyWaitsAlone(t *testing.T) {
 	broken.Store(true)
 	rec.fail = func(msg *message.Message) error {
 		if broken.Load() && msg.Metadata.Get(outbox.HeaderSubject) == "bad" {
-			return errRoute
+			return errOwn
 		}
 		return nil
 	}
@@ -74,7 +77,7 @@ func TestAFailingKeyWaitsAlone(t *testing.T) {
 	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 400 }, "all others are relayed")
 	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `key = 'bad'`) == 40 }, "the key waits")
 	outboxtest.Eventually(t, 30*time.Second, func() bool {
-		return stuckCount(t, db, `class = 'unroutable' AND attempts > 2 AND error <> '' AND next_attempt IS NOT NULL AND NOT parked`) == 1
+		return stuckCount(t, db, `class = 'failed' AND build = 'test' AND attempts > 2 AND error <> '' AND next_attempt IS NOT NULL AND NOT parked`) == 1
 	}, "its oldest message alone is tried again")
 	stop()
 	appendNotes(t, db, several("bad", 40, 45)...)
@@ -86,6 +89,101 @@ func TestAFailingKeyWaitsAlone(t *testing.T) {
 	appendNotes(t, db, several("bad", 45, 50)...)
 	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 450 }, "the key goes its ordinary way")
 	assertCommitOrder(t, db, rec)
+}
+
+// A route that takes nothing stops what comes to it, with one attempt for all, over a restart, and heals in order.
+func TestABlockedRouteHasABreaker(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	rec := newRecorder()
+	var (
+		blocked atomic.Bool
+		tries   atomic.Int32
+	)
+	blocked.Store(true)
+	rec.fail = func(msg *message.Message) error {
+		if blocked.Load() && msg.Metadata.Get(outbox.HeaderType) == "test.blocked" {
+			tries.Add(1)
+			return errRoute
+		}
+		return nil
+	}
+	cfg := classified(config(db, rec))
+	stop := start(t, cfg)
+	const keys = 300
+	perKey := func(n int) (events []outbox.Event) { // one blocked, one that would go
+		for k := range keys {
+			key := fmt.Sprint("k", k)
+			events = append(events, typed{note{key, n}, "test.blocked"}, note{key, n + 1})
+		}
+		return events
+	}
+	for k := range outbox.Partitions * 10 { // opens the breaker of every partition
+		appendNotes(t, db, typed{note{fmt.Sprint("first", k), 0}, "test.blocked"})
+	}
+	const first = outbox.Partitions * 10
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `class = 'unroutable' AND attempts > 1`) == outbox.Partitions }, "each partition has its probe")
+	before := tries.Load()
+	appendNotes(t, db, perKey(0)...)
+	appendNotes(t, db, several("free", 0, 10)...)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 10 }, "other routes go on")
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `true`) == first+2*keys }, "the keys wait")
+	if n := stuckCount(t, db, `class = 'unroutable' AND attempts = 0 AND error = 'nobody is bound' AND NOT parked AND key LIKE 'k%'`); n != keys {
+		t.Errorf("%d keys say what they wait for, want %d", n, keys)
+	}
+	if n := stuckCount(t, db, `attempts > 0 AND key LIKE 'k%'`); n != 0 {
+		t.Errorf("%d messages were tried although the breaker was open", n)
+	}
+	stop()
+	start(t, cfg)
+	appendNotes(t, db, perKey(2)...)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `true`) == first+4*keys }, "the keys wait after a restart")
+	if n := stuckCount(t, db, `attempts > 0 AND key LIKE 'k%'`); n != 0 {
+		t.Errorf("%d messages were tried although the breaker was open, after a restart", n)
+	}
+	if tries.Load() == before {
+		t.Error("nothing probes the route")
+	}
+	blocked.Store(false)
+	outboxtest.Eventually(t, time.Minute, func() bool { n, _ := rec.distinct(); return n == 10+first+4*keys }, "the route heals")
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `true`) == 0 }, "nothing is left")
+	appendNotes(t, db, perKey(4)...)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 10+first+6*keys }, "keys go their ordinary way")
+	assertCommitOrder(t, db, rec)
+}
+
+// What an operator skips lets its key go on; a route whose messages are all skipped is forgotten.
+func TestSkippedMessagesHoldNobody(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	rec := newRecorder()
+	rec.fail = func(msg *message.Message) error {
+		switch {
+		case msg.Metadata.Get(outbox.HeaderType) == "test.blocked":
+			return errRoute
+		case string(msg.Payload) == `{"key":"bad","n":0}`:
+			return errSize
+		}
+		return nil
+	}
+	start(t, classified(config(db, rec)))
+	appendNotes(t, db, several("bad", 0, 30)...)
+	appendNotes(t, db, typed{note{"lost", 0}, "test.blocked"}, note{"lost", 1})
+	outboxtest.Eventually(t, 30*time.Second, func() bool {
+		return stuckCount(t, db, `parked`) == 1 && stuckCount(t, db, `key = 'bad'`) == 30 && stuckCount(t, db, `key = 'lost'`) == 2
+	}, "both keys wait")
+	_, err := db.Exec(t.Context(), `DELETE FROM outbox.stuck WHERE claim IS NULL AND parked`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 29 }, "what waited behind it goes")
+	outboxtest.Eventually(t, 30*time.Second, func() bool {
+		tag, err := db.Exec(t.Context(), `DELETE FROM outbox.stuck WHERE topic = 'test.blocked' AND claim IS NULL`)
+		return err == nil && tag.RowsAffected() == 1
+	}, "the blocked message is skipped while nobody has it in hand")
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 30 && stuckCount(t, db, `true`) == 0 }, "nothing is left")
+	appendNotes(t, db, note{"bad", 30}, note{"lost", 2})
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 32 }, "keys go their ordinary way")
 }
 
 // What is the message's own fault is parked at once, and tried no more until an operator says so.
@@ -130,10 +228,12 @@ func TestFaultsOfEveryKindLoseNothing(t *testing.T) {
 		switch n := rand.IntN(100); {
 		case calm.Load():
 		case n < 10:
-			return errRoute
+			return errOwn
 		case n < 12:
+			return errRoute
+		case n < 14:
 			return errAway
-		case n == 12:
+		case n == 14:
 			panic("a middleware panics")
 		}
 		return nil
@@ -146,7 +246,8 @@ func TestFaultsOfEveryKindLoseNothing(t *testing.T) {
 	for k := range keys {
 		writers.Go(func() {
 			for n := 0; n < each; n += 5 {
-				appendNotes(t, db, several(fmt.Sprint("k", k), n, n+5)...)
+				appendNotes(t, db, several(fmt.Sprint("k", k), n, n+4)...)
+				appendNotes(t, db, typed{note{fmt.Sprint("k", k), n + 4}, "test.notes.other.v1"})
 			}
 		})
 	}

@@ -84,7 +84,7 @@ func NewSubscriber(cfg Config) (*Subscriber, error) {
 func classifyAnswer(err error) Class {
 	switch {
 	case errors.Is(err, errRefused):
-		return Refused
+		return Failed
 	case errors.Is(err, errNoSubscription):
 		return Unroutable
 	}

@@ -230,7 +230,7 @@ func TestAMessageNackedForeverStopsItsKeyAlone(t *testing.T) {
 			handle()
 		}
 	}
-	for limit := time.Now().Add(30 * time.Second); stuckCount(t, db, `class = 'refused' AND attempts >= 5 AND NOT parked AND error LIKE '%nacked%'`) == 0; {
+	for limit := time.Now().Add(30 * time.Second); stuckCount(t, db, `class = 'failed' AND attempts >= 5 AND NOT parked AND error LIKE '%nacked%'`) == 0; {
 		if time.Now().After(limit) {
 			t.Fatal("the message does not wait in outbox.stuck")
 		}
