@@ -39,6 +39,25 @@
 //	  '-----------------'------------------------- all confirmed: relayed := target
 //
 // Messages of different keys are in flight together; the second message of a key waits until the first is
-// acknowledged. While the broker is away a message is tried again with a growing pause, without end. One that is
-// refused for its route or its content goes to outbox.stuck with the later ones of its key; see [Class].
+// acknowledged. While the broker is away a message is tried again with a growing pause, without end.
+//
+// # What is stuck
+//
+// A message that fails otherwise (see [Class]) goes to outbox.stuck, and so do the later ones of its key, in the statement
+// that moves the cursor past them. Until then, 200 ms at most, they are decided in memory alone, so that a key that fails
+// for long costs the others nothing.
+//
+//	                    a route's fault                     the route's probe goes through
+//	breaker closed ---------------------> breaker open -----------------------------------> draining
+//	     ^                                  |      ^  |                                        |    |
+//	     | nothing waits for it             '------'  '<---------------------------------------'    |
+//	     |                         the probe fails: a longer pause        it fails again            |
+//	     '------------------------------------------------------------------------------------------'
+//
+// A route is a message's type within the partition. While its breaker is open whatever comes to it waits without an
+// attempt, but for the oldest, the probe; nothing is ever parked for it. When the probe has gone through, the keys that
+// waited go, the oldest first.
+//
+// Runnable is only the oldest stuck message of a key. The relay claims it (outbox.stuck.claim) before it publishes it, and
+// an operator changes only what nobody has claimed: both take outbox.lock_stuck first.
 package relay
