@@ -19,20 +19,38 @@ import (
 // errApart says that messages cannot be handled together; each is then handled by itself.
 var errApart = errors.New("not to be handled together")
 
-// gather adds what is there already to a first message; nothing is waited for.
-func (w *worker) gather(first *message.Message, messages <-chan *message.Message) []*message.Message {
+// gather adds to a first message what is there already, and what comes until Config.Linger after the batch before: one
+// that comes alone is not waited with, many that come one by one share a transaction.
+func (w *worker) gather(ctx context.Context, first *message.Message, messages <-chan *message.Message) []*message.Message {
 	batch := []*message.Message{first}
-	for len(batch) < w.batch {
+	linger := time.NewTimer(w.cfg.Linger - time.Since(w.began))
+	defer linger.Stop()
+	for waited := false; len(batch) < w.batch; {
 		select {
 		case msg, ok := <-messages:
 			if !ok {
 				return batch
 			}
 			batch = append(batch, msg)
+			continue
 		default:
-			return batch
+		}
+		if waited {
+			break
+		}
+		select {
+		case msg, ok := <-messages:
+			if !ok {
+				return batch
+			}
+			batch = append(batch, msg)
+		case <-linger.C:
+			waited = true
+		case <-ctx.Done():
+			waited = true
 		}
 	}
+	w.began = time.Now()
 	return batch
 }
 

@@ -56,6 +56,40 @@ func TestMessagesAreHandledTogether(t *testing.T) {
 	}
 }
 
+// A message that comes alone is handled at once; those that come one by one soon after share a transaction.
+func TestMessagesThatComeOneByOneShareATransaction(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	cfg := b.config()
+	cfg.Linger = time.Hour
+	var mu sync.Mutex
+	transactions := map[string]int{}
+	b.start(cfg, func(ctx context.Context, tx pgx.Tx, e placed) error {
+		var id string
+		if err := tx.QueryRow(ctx, `SELECT pg_current_xact_id()::text`).Scan(&id); err != nil {
+			return err
+		}
+		mu.Lock()
+		transactions[id]++
+		mu.Unlock()
+		return record(ctx, tx, e.N)
+	})
+	handled := func(n int) func() bool {
+		return func() bool { return b.count(`SELECT count(*) FROM public.effects`) == n }
+	}
+	b.send("k", 0)
+	outboxtest.Eventually(t, 30*time.Second, handled(1), "the first is handled at once")
+	for n := range testBatch {
+		b.send("k", 1+n)
+	}
+	outboxtest.Eventually(t, 30*time.Second, handled(1+testBatch), "a full batch is handled")
+	mu.Lock()
+	defer mu.Unlock()
+	if len(transactions) != 2 {
+		t.Errorf("transactions of %v messages, want two", transactions)
+	}
+}
+
 // The failure of one message in a batch is its own: the others have their effect once, those behind it wait in order.
 func TestAPoisonMessageOfABatchIsAlone(t *testing.T) {
 	t.Parallel()

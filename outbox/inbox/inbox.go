@@ -77,6 +77,10 @@ type Config struct {
 	// Batch is how many messages, of those that are there, are handled in one transaction. When one of them fails, they
 	// are handled one by one; what their handlers did outside the transaction then happens again. Default 1.
 	Batch int
+	// Linger is the least time between the beginnings of two such transactions of a partition, while messages come one
+	// by one: they then form batches. A message that comes later than that is handled at once. Default 20 ms,
+	// negative for none.
+	Linger time.Duration
 	// Tries is how often a handler is called before its message is stuck. Default 3.
 	Tries int
 	// MaxAttempts is after how many failures in all a message is parked. Default 12.
@@ -115,6 +119,9 @@ func (c *Config) setDefaults() error {
 		c.Build = build.Revision()
 	}
 	c.Batch = orDefault(c.Batch, 1)
+	if c.Linger == 0 {
+		c.Linger = 20 * time.Millisecond
+	}
 	c.Tries = orDefault(c.Tries, 3)
 	c.MaxAttempts = orDefault(c.MaxAttempts, 12)
 	c.RetryMin = orDefault(c.RetryMin, time.Second)

@@ -22,7 +22,8 @@ type worker struct {
 	partition int
 	queue     string
 	log       *slog.Logger
-	batch     int // how many messages the next transaction may handle
+	batch     int       // how many messages the next transaction may handle
+	began     time.Time // the transaction before
 }
 
 func (c *Consumer) work(ctx context.Context, held lease.Held) error {
@@ -50,7 +51,7 @@ func (w *worker) run(ctx context.Context, messages <-chan *message.Message) erro
 			if !ok {
 				return nil
 			}
-			if !w.receiveAll(ctx, w.gather(msg, messages)) {
+			if !w.receiveAll(ctx, w.gather(ctx, msg, messages)) {
 				giveBack(messages)
 				return nil
 			}
