@@ -87,10 +87,10 @@ type load struct {
 }
 
 const (
-	bookers     = 3
-	bookEvery   = 40 * time.Millisecond
+	bookers     = 2
+	bookEvery   = 80 * time.Millisecond
 	chatterers  = 2
-	chatEvery   = 60 * time.Millisecond
+	chatEvery   = 120 * time.Millisecond
 	answerLimit = 2 * time.Minute // within which a client that repeats itself must be answered
 	tryLimit    = 20 * time.Second
 )

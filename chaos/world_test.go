@@ -59,7 +59,7 @@ func (p proxies) all() []*proxy {
 var house = append([]string{"relay"}, schema.Services...)
 
 // newWorld makes databases and a vhost on the servers given. Nothing runs yet.
-func newWorld(t *testing.T, s *stage) *world {
+func newWorld(t *testing.T, s *stage, migrants int) *world {
 	t.Helper()
 	name := "tw" + uuid.NewString()[:8]
 	w := &world{
@@ -72,7 +72,7 @@ func newWorld(t *testing.T, s *stage) *world {
 	if err := s.mq.newVHost(ctx, w.vhost); err != nil {
 		t.Fatal(err)
 	}
-	w.ticketwave(t, "migrate")
+	w.migrateTogether(t, migrants)
 	w.ticketwave(t, "topology", "apply")
 	for _, service := range schema.Services {
 		url, err := schema.URL(s.pg.url(""), w.prefix+service, "", "")
