@@ -12,7 +12,7 @@ mq=$run/rabbitmq
 
 usage() {
 	cat <<'TEXT'
-usage: deploy/stack.sh up | down | clean | status | install PACKAGE...
+usage: deploy/stack.sh up | down | clean | status | programs | install PACKAGE...
 
 up      makes PostgreSQL and RabbitMQ available, each from the first of these that there is:
           1. the URL in the environment: TW_POSTGRES_URL, TW_AMQP_URL
@@ -23,6 +23,7 @@ up      makes PostgreSQL and RabbitMQ available, each from the first of these th
 down    stops what up started and nothing else; the data stays
 clean   down, and removes the data
 status  says what runs
+programs  prints where the server programs are, for who starts servers of his own; installs them, as root, if need be
 install installs Debian packages, as root, or says which are missing
 TEXT
 }
@@ -265,14 +266,20 @@ mq_launch() ( # in a subshell: the environment stays its own
 	exit 1
 )
 
-mq_kill_epmd() { # a node leaves its port mapper behind
+epmd_program() {
 	local epmd
 	for epmd in $(command -v epmd) /usr/lib/erlang/erts-*/bin/epmd; do
 		if [ -x "$epmd" ]; then
-			"$epmd" -port "$(mq_port epmd)" -kill >/dev/null 2>&1 || true
+			printf '%s' "$epmd"
 			return
 		fi
 	done
+}
+
+mq_kill_epmd() { # a node leaves its port mapper behind
+	local epmd
+	epmd=$(epmd_program)
+	[ -z "$epmd" ] || "$epmd" -port "$(mq_port epmd)" -kill >/dev/null 2>&1 || true
 }
 
 mq_start() {
@@ -434,6 +441,17 @@ status() {
 	mq_running && say "RabbitMQ    private, port $(mq_port amqp)" || say "RabbitMQ    no private instance"
 }
 
+programs() {
+	mkdir -p "$run"
+	if [ -z "$(pg_bin || true)" ] || [ -z "$(mq_sbin || true)" ]; then
+		can_install || die "no server programs on this machine: install them (Debian, Ubuntu: apt-get install postgresql rabbitmq-server)"
+		install_packages postgresql rabbitmq-server >&2
+	fi
+	say "postgres=$(pg_bin)"
+	say "rabbitmq=$(mq_sbin)"
+	say "epmd=$(epmd_program)"
+}
+
 install() {
 	can_install || die "missing: $*. Install them (Debian, Ubuntu: apt-get install $*)"
 	mkdir -p "$run"
@@ -445,7 +463,7 @@ install)
 	shift
 	install "$@"
 	;;
-up | down | clean | status) "$1" ;;
+up | down | clean | status | programs) "$1" ;;
 *)
 	usage
 	exit 2

@@ -10,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/jcp/ticketwave/outbox/internal/failpoint"
 )
 
 // ErrCommitUnknown says that the connection broke during COMMIT: the transaction may or may not have taken
@@ -93,7 +95,9 @@ func inTxOnce(ctx context.Context, db DB, fn func(tx pgx.Tx) error) (touched par
 	for _, r := range unit.rows {
 		touched[PartitionOf(r.key)] = true
 	}
+	failpoint.Hit("outbox.before-commit")
 	committed, err = commitWith(ctx, raw, unit.rows)
+	failpoint.Hit("outbox.after-commit")
 	return touched, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/internal/failpoint"
 )
 
 // handle decides about one message from the queue: done, duplicate, or stuck. An error means undecided: the
@@ -45,6 +46,7 @@ func (w *worker) attempt(ctx context.Context, d delivery) (result Result, began 
 	err = outbox.InTx(ctx, w.cfg.Pool, func(tx pgx.Tx) (err error) {
 		began = true
 		result, err = w.inTx(ctx, tx, d)
+		failpoint.Hit("inbox.before-commit")
 		return err
 	})
 	return result, began, err

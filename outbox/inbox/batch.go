@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/internal/failpoint"
 	"github.com/jcp/ticketwave/outbox/rabbitmq"
 )
 
@@ -59,6 +60,7 @@ func (w *worker) gather(ctx context.Context, first *message.Message, messages <-
 func (w *worker) receiveAll(ctx context.Context, batch []*message.Message) bool {
 	if len(batch) > 1 && w.together(batch) {
 		w.batch = min(2*w.batch, w.cfg.Batch)
+		failpoint.Hit("inbox.after-commit")
 		for _, msg := range batch {
 			msg.Ack()
 		}
@@ -99,6 +101,7 @@ func (w *worker) together(batch []*message.Message) bool {
 	var first map[uuid.UUID]bool
 	err := outbox.InTx(ctx, w.cfg.Pool, func(tx pgx.Tx) (err error) {
 		first, err = w.allInTx(ctx, tx, deliveries)
+		failpoint.Hit("inbox.before-commit")
 		return err
 	})
 	if err != nil {

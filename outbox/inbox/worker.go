@@ -11,6 +11,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
+	"github.com/jcp/ticketwave/outbox/internal/failpoint"
 	"github.com/jcp/ticketwave/outbox/lease"
 	"github.com/jcp/ticketwave/outbox/rabbitmq"
 )
@@ -75,6 +76,7 @@ func (w *worker) receive(ctx context.Context, msg *message.Message) bool {
 	for {
 		err := w.settle(msg)
 		if err == nil {
+			failpoint.Hit("inbox.after-commit")
 			msg.Ack()
 			return true
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message/router/middleware"
 
 	"github.com/jcp/ticketwave/outbox/internal/build"
+	"github.com/jcp/ticketwave/outbox/internal/failpoint"
 )
 
 // Database is one outbox to relay from.
@@ -165,7 +166,10 @@ func (r *Relay) forward(msg *message.Message) error {
 	if !ok {
 		return errors.New("message has lost its delivery: a middleware replaced its context")
 	}
-	return r.cfg.Publisher.Publish(r.cfg.RoutingKey(d.Type, d.Partition), msg)
+	failpoint.Hit("relay.before-publish")
+	err := r.cfg.Publisher.Publish(r.cfg.RoutingKey(d.Type, d.Partition), msg)
+	failpoint.Hit("relay.after-confirm")
+	return err
 }
 
 // record tells the pump the outcome of an attempt. It is the outermost middleware, and sees a panic of the others too.
