@@ -53,7 +53,7 @@ func migrateDatabase(ctx context.Context, adminURL string, db Database, plan Pla
 		return err
 	}
 	defer closeConn(ctx, conn)
-	for _, name := range db.Schemas {
+	for _, name := range db.schemas() {
 		if err := migrateSchema(ctx, url, conn, name, log.With("database", db.Name, "schema", name)); err != nil {
 			return fmt.Errorf("schema %s: %w", name, err)
 		}
@@ -123,7 +123,7 @@ func createSchema(ctx context.Context, conn *pgx.Conn, name string) error {
 // settle does what is done at every run: who may read the versions, the outbox's source, partitions ahead.
 func settle(ctx context.Context, conn *pgx.Conn, db Database, log *slog.Logger) error {
 	return locked(ctx, conn, createLock, func() error {
-		for _, name := range db.Schemas {
+		for _, name := range db.schemas() {
 			for _, role := range groups(name) {
 				_, err := conn.Exec(ctx, fmt.Sprintf(`GRANT USAGE ON SCHEMA %[1]s TO %[2]s; GRANT SELECT ON %[1]s.schema_version TO %[2]s`, name, role))
 				if err != nil {

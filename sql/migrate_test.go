@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -104,7 +105,11 @@ func assertMigrated(t *testing.T, db schema.Database) {
 	if source := query[string](t, pool, `SELECT source FROM outbox.config`); source != db.Source {
 		t.Errorf("%s: source is %q, want %q", db.Name, source, db.Source)
 	}
-	if err := schema.Check(t.Context(), as(t, db.Name, db.Login), db.Schemas...); err != nil {
+	if err := schema.Check(t.Context(), pool, db.Schemas...); err != nil {
+		t.Errorf("%s: %v", db.Name, err)
+	}
+	own := slices.DeleteFunc(slices.Clone(db.Schemas), func(name string) bool { return name == "ops" })
+	if err := schema.Check(t.Context(), as(t, db.Name, db.Login), own...); err != nil {
 		t.Errorf("%s: %v", db.Name, err)
 	}
 }
@@ -127,13 +132,14 @@ func TestMigrateRefusesBadPlans(t *testing.T) {
 	t.Parallel()
 	good := schema.Database{Name: "tw_sql_never_made", Login: "tw_sql_never_made", Source: "shop", Schemas: []string{"outbox"}}
 	for name, spoil := range map[string]func(p *schema.Plan){
-		"name":    func(p *schema.Plan) { p.Databases[0].Name = `x"; DROP` },
-		"long":    func(p *schema.Plan) { p.Databases[0].Name = strings.Repeat("x", 64) },
-		"login":   func(p *schema.Plan) { p.Databases[0].Login = "Me" },
-		"schema":  func(p *schema.Plan) { p.Databases[0].Schemas = []string{"out-box"} },
-		"source":  func(p *schema.Plan) { p.Databases[0].Source = "" },
-		"relay":   func(p *schema.Plan) { p.RelayLogin = "re lay" },
-		"unknown": func(p *schema.Plan) { p.Databases[0].Schemas = []string{"bakery"} },
+		"name":     func(p *schema.Plan) { p.Databases[0].Name = `x"; DROP` },
+		"long":     func(p *schema.Plan) { p.Databases[0].Name = strings.Repeat("x", 64) },
+		"login":    func(p *schema.Plan) { p.Databases[0].Login = "Me" },
+		"schema":   func(p *schema.Plan) { p.Databases[0].Schemas = []string{"out-box"} },
+		"source":   func(p *schema.Plan) { p.Databases[0].Source = "" },
+		"operator": func(p *schema.Plan) { p.OperatorLogin = "op;" },
+		"relay":    func(p *schema.Plan) { p.RelayLogin = "re lay" },
+		"unknown":  func(p *schema.Plan) { p.Databases[0].Schemas = []string{"bakery"} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -13,7 +13,7 @@ type Database struct {
 	Name string
 	// Source is the CloudEvents source of what is written in its outbox.
 	Source string
-	// Schemas are the folders to apply, in order.
+	// Schemas are the folders to apply, in order. One with an outbox or inbox gets ops, the operators' log, in any case.
 	Schemas []string
 	// Login is the role that the service connects as.
 	Login string
@@ -24,6 +24,8 @@ type Plan struct {
 	Databases []Database
 	// RelayLogin is the role that the relay connects as, to every database with an outbox.
 	RelayLogin string
+	// OperatorLogin is the role that the admin API connects as, to every database with an outbox or inbox.
+	OperatorLogin string
 	// Password is given to every login role.
 	Password string
 }
@@ -36,11 +38,11 @@ var Services = []string{"booking", "catalog", "payment", "notification"}
 
 // TicketWave is the plan of the four services. Databases and roles are named prefix + service.
 func TicketWave(prefix, password string) Plan {
-	plan := Plan{RelayLogin: prefix + "relay", Password: password}
+	plan := Plan{RelayLogin: prefix + "relay", OperatorLogin: prefix + "operator", Password: password}
 	for _, service := range Services {
 		plan.Databases = append(plan.Databases, Database{
 			Name: prefix + service, Source: service, Login: prefix + service,
-			Schemas: []string{"outbox", "inbox", service},
+			Schemas: []string{"ops", "outbox", "inbox", service},
 		})
 	}
 	return plan
@@ -50,12 +52,12 @@ var identifier = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 
 func (p Plan) validate() error {
 	for _, db := range p.Databases {
-		for _, name := range append([]string{db.Name, db.Login}, db.Schemas...) {
+		for _, name := range append([]string{db.Name, db.Login}, db.schemas()...) {
 			if !identifier.MatchString(name) {
 				return fmt.Errorf("plan of database %q: %q is no lower-case SQL identifier of at most 63 letters", db.Name, name)
 			}
 		}
-		for _, name := range db.Schemas {
+		for _, name := range db.schemas() {
 			if _, err := newest(name); err != nil {
 				return fmt.Errorf("plan of database %q: %w", db.Name, err)
 			}
@@ -64,8 +66,10 @@ func (p Plan) validate() error {
 			return fmt.Errorf("plan of database %q: an outbox needs a source", db.Name)
 		}
 	}
-	if p.RelayLogin != "" && !identifier.MatchString(p.RelayLogin) {
-		return fmt.Errorf("plan: relay login %q is no lower-case SQL identifier of at most 63 letters", p.RelayLogin)
+	for what, login := range map[string]string{"relay": p.RelayLogin, "operator": p.OperatorLogin} {
+		if login != "" && !identifier.MatchString(login) {
+			return fmt.Errorf("plan: %s login %q is no lower-case SQL identifier of at most 63 letters", what, login)
+		}
 	}
 	return nil
 }
@@ -74,9 +78,11 @@ func (p Plan) validate() error {
 func groups(schema string) []string {
 	switch schema {
 	case "outbox":
-		return []string{"outbox_writer", "outbox_relay"}
+		return []string{"outbox_writer", "outbox_relay", "outbox_operator"}
 	case "inbox":
-		return []string{"inbox_consumer"}
+		return []string{"inbox_consumer", "outbox_operator"}
+	case "ops":
+		return []string{"outbox_operator"}
 	}
 	return []string{schema + "_service"}
 }
@@ -85,9 +91,24 @@ func groups(schema string) []string {
 func (d Database) memberships() []string {
 	var of []string
 	for _, s := range d.Schemas {
-		of = append(of, groups(s)[0])
+		if s != "ops" {
+			of = append(of, groups(s)[0])
+		}
 	}
 	return of
+}
+
+// schemas are the folders to apply.
+func (d Database) schemas() []string {
+	if d.operated() && !slices.Contains(d.Schemas, "ops") {
+		return append([]string{"ops"}, d.Schemas...)
+	}
+	return d.Schemas
+}
+
+// operated reports whether there is something for operators.
+func (d Database) operated() bool {
+	return slices.Contains(d.Schemas, "outbox") || slices.Contains(d.Schemas, "inbox")
 }
 
 // URL is adminURL with another database, user and password.

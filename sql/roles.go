@@ -28,7 +28,7 @@ func create(ctx context.Context, adminURL string, plan Plan) error {
 }
 
 func createDatabase(ctx context.Context, conn *pgx.Conn, db Database, plan Plan) error {
-	for _, s := range db.Schemas {
+	for _, s := range db.schemas() {
 		for _, group := range groups(s) {
 			if err := createRole(ctx, conn, group, "NOLOGIN"); err != nil {
 				return err
@@ -44,6 +44,12 @@ func createDatabase(ctx context.Context, conn *pgx.Conn, db Database, plan Plan)
 			return err
 		}
 		logins = append(logins, plan.RelayLogin)
+	}
+	if plan.OperatorLogin != "" && db.operated() {
+		if err := createLogin(ctx, conn, plan.OperatorLogin, plan.Password, []string{"outbox_operator"}); err != nil {
+			return err
+		}
+		logins = append(logins, plan.OperatorLogin)
 	}
 	var exists bool
 	err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, db.Name).Scan(&exists)
@@ -107,7 +113,7 @@ func Drop(ctx context.Context, adminURL string, plan Plan) error {
 	}
 	defer closeConn(ctx, conn)
 	return locked(ctx, conn, createLock, func() error {
-		roles := []string{plan.RelayLogin}
+		roles := []string{plan.RelayLogin, plan.OperatorLogin}
 		for _, db := range plan.Databases {
 			if _, err := conn.Exec(ctx, `DROP DATABASE IF EXISTS `+quote(db.Name)+` WITH (FORCE)`); err != nil {
 				return err

@@ -40,9 +40,13 @@ func TestLoginsReachTheirOwnDatabasesAlone(t *testing.T) {
 		if err := connects(t, db.Name, plan.RelayLogin, password); err != nil {
 			t.Errorf("%s on %s: %v", plan.RelayLogin, db.Name, err)
 		}
+		if err := connects(t, db.Name, plan.OperatorLogin, password); err != nil {
+			t.Errorf("%s on %s: %v", plan.OperatorLogin, db.Name, err)
+		}
 	}
 	t.Run("service", func(t *testing.T) { testServiceRights(t, plan) })
 	t.Run("relay", func(t *testing.T) { testRelayRights(t, plan) })
+	t.Run("operator", func(t *testing.T) { testOperatorRights(t, plan) })
 	t.Run("other service", func(t *testing.T) { testOtherServicesTables(t, plan) })
 }
 
@@ -111,6 +115,55 @@ func testRelayRights(t *testing.T, plan schema.Plan) {
 		`INSERT INTO outbox.messages (uuid, topic, key, payload) VALUES (gen_random_uuid(), 't', 'k', '{}')`: denied,
 		`CREATE TABLE mine (n int)`: denied,
 	}.run(t, as(t, db.Name, plan.RelayLogin))
+}
+
+// An operator sees, and changes only what the verbs change, with an entry in the log that nobody can take back.
+func testOperatorRights(t *testing.T, plan schema.Plan) {
+	db := plan.Databases[0]
+	statements{
+		`SELECT count(*) FROM outbox.messages`:                                                               "",
+		`SELECT count(*) FROM outbox.stuck, outbox.cursor, outbox.leases`:                                    "",
+		`SELECT build, beat_at FROM outbox.members`:                                                          "",
+		`SELECT count(*) FROM inbox.messages, inbox.stuck, inbox.leases`:                                     "",
+		`SELECT topology FROM outbox.config`:                                                                 "",
+		`SELECT outbox.current_identity()`:                                                                   "",
+		`SELECT version_id FROM ops.schema_version`:                                                          "",
+		`SELECT ops.append('ann', 'why', 'test.entry', '{}')`:                                                "",
+		`SELECT count(*) FROM ops.audit`:                                                                     "",
+		`SELECT outbox.operate('skip', '{1}', '{0}', '{f}', '{}', NULL, NULL, false, 'ann', 'why', '{}')`:    "",
+		`SELECT inbox.operate('skip', '{1}', '{0}', '{f}', NULL, NULL, false, 'ann', 'why', '{}')`:           "",
+		`UPDATE outbox.stuck SET parked = false`:                                                             denied,
+		`DELETE FROM outbox.stuck`:                                                                           denied,
+		`SELECT FROM outbox.stuck FOR UPDATE`:                                                                denied,
+		`INSERT INTO outbox.messages (uuid, topic, key, payload) VALUES (gen_random_uuid(), 't', 'k', '{}')`: denied,
+		`UPDATE outbox.leases SET token = 0`:                                                                 denied,
+		`UPDATE outbox.config SET topology = NULL`:                                                           denied,
+		`UPDATE inbox.stuck SET parked = false`:                                                              denied,
+		`DELETE FROM inbox.stuck`:                                                                            denied,
+		`UPDATE inbox.messages SET state = 'done'`:                                                           denied,
+		`INSERT INTO ops.audit VALUES (9, now(), 'a', 'b', 'c', '{}', '', '')`:                               denied,
+		`UPDATE ops.audit SET actor = 'bob'`:                                                                 denied,
+		`DELETE FROM ops.audit`:                                                                              denied,
+		`TRUNCATE ops.audit`:                                                                                 denied,
+		`ALTER TABLE ops.audit DISABLE TRIGGER append_only`:                                                  denied,
+		`SELECT ops.check_verb('skip', '{1}', '{0}', '{f}', NULL, NULL)`:                                     denied,
+		`SELECT outbox.add_partitions(1)`:                                                                    denied,
+		`SELECT * FROM ` + db.Source + `.schema_version`:                                                     denied,
+		`CREATE TABLE mine (n int)`:                                                                          denied,
+	}.run(t, as(t, db.Name, plan.OperatorLogin))
+	statements{
+		`UPDATE ops.audit SET actor = 'bob'`: denied,
+		`DELETE FROM ops.audit`:              denied,
+		`TRUNCATE ops.audit`:                 denied,
+	}.run(t, as(t, db.Name, ""))
+	for _, login := range []string{db.Login, plan.RelayLogin} {
+		statements{
+			`SELECT count(*) FROM ops.audit`:                                                                  denied,
+			`SELECT ops.append('ann', 'why', 'test.entry', '{}')`:                                             denied,
+			`SELECT outbox.operate('skip', '{1}', '{0}', '{f}', '{}', NULL, NULL, false, 'ann', 'why', '{}')`: denied,
+			`SELECT inbox.operate('skip', '{1}', '{0}', '{f}', NULL, NULL, false, 'ann', 'why', '{}')`:        denied,
+		}.run(t, as(t, db.Name, login))
+	}
 }
 
 // testOtherServicesTables opens a database to another service's login: its tables stay closed.

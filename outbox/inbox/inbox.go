@@ -262,6 +262,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return lease.Run(ctx, lease.Config{
 		Pool: c.cfg.Pool, Schema: "inbox", Name: c.cfg.Name, Partitions: c.cfg.Topology.Partitions,
 		Label:    fmt.Sprintf("%s/%d", host, os.Getpid()),
+		Build:    c.cfg.Build,
 		Interval: c.cfg.LeaseInterval, Timeout: c.cfg.LeaseTimeout, Drain: 2 * c.cfg.Timeout, Logger: c.cfg.Logger,
 	}, c.work)
 }

@@ -27,6 +27,8 @@ type Config struct {
 	Partitions int
 	// Label says who this member is, for people: host and process id, say.
 	Label string
+	// Build is the version that this member runs, for people.
+	Build string
 	// Interval is the time between two beats. Default 250 ms.
 	Interval time.Duration
 	// Timeout is how long a counter must stand still before its owner counts as dead. Default 1.25 s: with the beats
@@ -127,7 +129,7 @@ func newMember(cfg Config, work Work) *member {
 	id := uuid.New()
 	return &member{
 		cfg: cfg, id: id, work: work,
-		store:    store{pool: cfg.Pool, schema: cfg.Schema, name: cfg.Name, member: id, label: cfg.Label},
+		store:    store{pool: cfg.Pool, schema: cfg.Schema, name: cfg.Name, member: id, label: cfg.Label, build: cfg.Build},
 		running:  map[int]*job{},
 		seen:     newSightings(),
 		returned: make(chan struct{}, 1),

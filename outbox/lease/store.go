@@ -16,6 +16,7 @@ type store struct {
 	name   string
 	member uuid.UUID
 	label  string
+	build  string
 }
 
 // view is the pool as one beat saw it.
@@ -52,8 +53,8 @@ func (s store) renew(ctx context.Context) (view, error) {
 	batch := &pgx.Batch{}
 	batch.Queue(`SELECT set_config('synchronous_commit', 'off', true)`)
 	batch.Queue(s.sql(`
-		INSERT INTO {schema}.members AS m (pool, member, label) VALUES ($1, $2, $3)
-		ON CONFLICT (pool, member) DO UPDATE SET beat = m.beat + 1`), s.name, s.member, s.label)
+		INSERT INTO {schema}.members AS m (pool, member, label, build) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (pool, member) DO UPDATE SET beat = m.beat + 1, beat_at = clock_timestamp()`), s.name, s.member, s.label, s.build)
 	batch.Queue(s.sql(holdLeases), s.name, s.member)
 	var v view
 	batch.Queue(s.sql(`

@@ -25,9 +25,9 @@ type Database struct {
 	*pgxpool.Pool
 	// Name is the database's name.
 	Name string
-	// AdminURL, ServiceURL and RelayURL connect as administrator, as a service that may append and consume,
-	// and as the relay.
-	AdminURL, ServiceURL, RelayURL string
+	// AdminURL, ServiceURL, RelayURL and OperatorURL connect as administrator, as a service that may append and consume,
+	// as the relay, and as an operator.
+	AdminURL, ServiceURL, RelayURL, OperatorURL string
 }
 
 // NewDatabase makes a database with an outbox of the given source and an inbox, and the further schemas of
@@ -43,10 +43,11 @@ func NewDatabase(tb testing.TB, source string, schemas ...string) *Database {
 		fmt.Sprintf(`SELECT pg_advisory_lock(%d)`, templateLock), // one copy of a template at a time
 		`CREATE DATABASE `+db.Name+` TEMPLATE `+template.Name,
 		`REVOKE ALL ON DATABASE `+db.Name+` FROM PUBLIC`,
-		`GRANT CONNECT ON DATABASE `+db.Name+` TO `+template.Login+`, `+template.Login+`_relay`)
+		`GRANT CONNECT ON DATABASE `+db.Name+` TO `+template.Login+`, `+template.Login+`_relay, `+template.Login+`_operator`)
 	db.AdminURL = mustURL(tb, servers.PostgresURL, db.Name, "")
 	db.ServiceURL = mustURL(tb, servers.PostgresURL, db.Name, template.Login)
 	db.RelayURL = mustURL(tb, servers.PostgresURL, db.Name, template.Login+"_relay")
+	db.OperatorURL = mustURL(tb, servers.PostgresURL, db.Name, template.Login+"_operator")
 	db.Pool = NewPool(tb, db.AdminURL)
 	tb.Cleanup(func() {
 		db.Close()
@@ -100,7 +101,9 @@ func templateFor(tb testing.TB, servers Servers, source string, schemas []string
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	plan := schema.Plan{Databases: []schema.Database{t}, RelayLogin: t.Login + "_relay", Password: loginPassword}
+	plan := schema.Plan{
+		Databases: []schema.Database{t}, RelayLogin: t.Login + "_relay", OperatorLogin: t.Login + "_operator", Password: loginPassword,
+	}
 	if err := freshTemplate(ctx, servers.PostgresURL, plan); err != nil {
 		tb.Fatalf("make the template database: %v", err)
 	}

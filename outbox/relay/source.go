@@ -69,7 +69,7 @@ func (s *source) Subscribe(ctx context.Context, _ string) (<-chan *message.Messa
 		defer close(out)
 		defer listener.Wait()
 		err := lease.Run(ctx, lease.Config{
-			Pool: s.pool, Schema: "outbox", Name: poolName, Partitions: outbox.Partitions, Label: s.cfg.Label,
+			Pool: s.pool, Schema: "outbox", Name: poolName, Partitions: outbox.Partitions, Label: s.cfg.Label, Build: s.cfg.Build,
 			Interval: s.cfg.LeaseInterval, Timeout: s.cfg.LeaseTimeout, Drain: s.cfg.Grace + recordWithin, Logger: s.cfg.Logger.With("database", s.db.Name),
 		}, func(ctx context.Context, held lease.Held) error { return s.work(ctx, held, out) })
 		if err != nil {
