@@ -121,7 +121,7 @@ type Stuck struct {
 // Detail is a stuck message with everything there is to know.
 type Detail struct {
 	Stuck
-	CreatedAt time.Time         `json:"createdAt"`
+	CreatedAt time.Time         `json:"createdAt,omitzero"` // zero when the message does not say
 	Headers   map[string]string `json:"headers"`
 	// Payload is the body as stored; PayloadText is it when it is UTF-8.
 	Payload     []byte  `json:"payload"`
@@ -179,15 +179,28 @@ type Result struct {
 	Left []Left `json:"left"`
 	// More says that further messages match beyond the limit.
 	More bool `json:"more"`
-	// AuditIDs are the rows of the audit log, one for each database.
+	// AuditIDs are the rows of the audit log: one for each database, side and 250 messages.
 	AuditIDs []AuditRef `json:"auditIds"`
 }
 
 // Left is a message that a command did not touch.
 type Left struct {
 	Stuck
-	Reason string `json:"reason"`
+	Code   LeftCode `json:"code"`
+	Reason string   `json:"reason"`
 }
+
+// LeftCode says why a message was not touched.
+type LeftCode string
+
+// The reasons why a message is left.
+const (
+	LeftGone     LeftCode = "gone"     // it is no longer stuck
+	LeftBusy     LeftCode = "busy"     // a relay or a handler has it in hand, or changes it all the time
+	LeftBehind   LeftCode = "behind"   // replay its head instead
+	LeftRetrying LeftCode = "retrying" // it is not edited while it is tried again by itself
+	LeftExposed  LeftCode = "exposed"  // it is not edited where a consumer may have the first version
+)
 
 // AuditRef names a row of a database's audit log.
 type AuditRef struct {
