@@ -59,7 +59,7 @@ BEGIN
     ELSIF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'the audit log must see what is committed now: use READ COMMITTED' USING ERRCODE = 'active_sql_transaction';
     END IF;
-    PERFORM pg_advisory_xact_lock(7310294558216);
+    PERFORM pg_advisory_xact_lock(7310294558220);
     SELECT p.id, p.hash INTO a.id, a.previous FROM ops.audit AS p ORDER BY p.id DESC LIMIT 1;
     a.id := coalesce(a.id, 0) + 1;
     a.previous := coalesce(a.previous, '');

@@ -15,10 +15,24 @@ ALTER TABLE outbox.members
     ADD COLUMN build   text        NOT NULL DEFAULT '',
     ADD COLUMN beat_at timestamptz NOT NULL DEFAULT clock_timestamp();
 
+-- Whether a partition's newest cursor has passed a message. One that retention has dropped it has.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.is_passed(partition smallint, message_id bigint) RETURNS boolean LANGUAGE sql STABLE
+RETURN coalesce((
+    SELECT pg_visible_in_snapshot(m.transaction_id, c.relayed)
+           OR coalesce(pg_visible_in_snapshot(m.transaction_id, c.target) AND m.id <= c.last_id, false)
+    FROM outbox.messages AS m, LATERAL (
+        SELECT j.relayed, j.target, j.last_id FROM outbox.cursor AS j WHERE j.partition = is_passed.partition ORDER BY j.seq DESC LIMIT 1) AS c
+    WHERE m.id = is_passed.message_id), true);
+-- +goose StatementEnd
+REVOKE ALL ON FUNCTION outbox.is_passed FROM PUBLIC;
+
 -- Does a verb with the rows that nobody has in hand, and appends to the audit log. Of each row the caller says what it
 -- saw: a row that has changed since is left. A row is in hand while the lease is held under which its relay claimed it,
 -- unless the caller saw the lease's beat stand still for the lease's timeout: beats has it at partition + 1. What was
 -- in a dead relay's hand is exposed.
+--
+-- A message that the cursor has not passed yet would come again after a crash: to be skipped it has to wait.
 --
 -- The verdict is ok, gone, busy, changed, or why the row must not be touched: behind (replay its head), retrying or
 -- exposed (not to be edited).
@@ -52,6 +66,7 @@ BEGIN
             WHEN s.seq <> ALL (locked) THEN 'busy'
             WHEN s.attempts <> w.attempts OR s.parked <> w.parked THEN 'changed'
             WHEN verb = 'replay' AND h.uuid IS NOT NULL THEN 'behind'
+            WHEN verb = 'skip' AND NOT outbox.is_passed(s.partition, s.message_id) THEN 'busy'
             WHEN verb = 'edit' AND NOT s.parked AND s.attempts > 0 THEN 'retrying'
             WHEN verb = 'edit' AND (s.exposed OR s.claim IS NOT NULL OR s.class = 'refused') THEN 'exposed'
             ELSE 'ok'
