@@ -2,10 +2,10 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run up down clean migrate build test test-full bench lint fmt tools-race
+.PHONY: help demo run up down clean migrate build test test-full chaos soak bench lint fmt tools-race
 
 GOLANGCI_VERSION := v2.15.0
-MODULES  := contracts outbox sql services bench
+MODULES  := contracts outbox sql services bench chaos
 PROGRAMS := booking catalog payment notification ticketwave
 BIN      := $(CURDIR)/bin
 TOOLS    := $(CURDIR)/.run/tools
@@ -51,6 +51,14 @@ test-full: tools-race up ## the tests, and those that take longer
 	@$(ENV); for module in $(MODULES); do \
 		echo "--- $$module"; (cd $$module && go test -race -timeout 60m -tags full ./...) || failed=1; \
 	done; [ -z "$${failed:-}" ]
+
+chaos: ## inject every fault of the matrix into servers of its own; ONLY=3,20 chooses rows, SEED=7 repeats a run
+	@mkdir -p $(BIN) && cd chaos && go test -c -o $(BIN)/chaos.test . && \
+		exec $(BIN)/chaos.test -test.run TestFaults -test.timeout 60m -all -only '$(ONLY)' -seed $(or $(SEED),0)
+
+soak: ## combine random faults under load; FOR=30m says how long, SEED=7 draws the same ones
+	@mkdir -p $(BIN) && cd chaos && go test -c -o $(BIN)/chaos.test . && \
+		exec $(BIN)/chaos.test -test.run TestSoak -test.timeout 0 -soak $(or $(FOR),10m) -seed $(or $(SEED),0)
 
 bench: build up ## compare with what else there is; ONLY=drain,latency chooses rows, QUICK=1 takes five minutes
 	@$(ENV); cd bench && go test -c -o $(BIN)/bench.test . && \

@@ -27,7 +27,7 @@ func (r *run) dies(p *program) {
 		r.Fatalf("%s does not come to its failpoint", p.name)
 	}
 	if status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
-		r.Fatalf("%s ended with %s, not by its failpoint: %s", p.name, p.cmd.ProcessState, p.log.text.String())
+		r.Fatalf("%s ended with %s, not by its failpoint: %s", p.name, p.cmd.ProcessState, p.log.tail())
 	}
 }
 

@@ -175,6 +175,14 @@ func (l *logFile) Write(p []byte) (int, error) {
 	return l.file.Write(p)
 }
 
+// tail is the end of the log, for a message.
+func (l *logFile) tail() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := l.text.Bytes()
+	return string(text[max(0, len(text)-1000):])
+}
+
 // says reports whether the log has a match.
 func (l *logFile) says(pattern string) bool {
 	l.mu.Lock()
@@ -254,7 +262,7 @@ func (w *world) awaitReady(t *testing.T, name string) {
 	p := w.procs[name]
 	eventually(t, time.Minute, func() bool { return p.ready() || !p.alive() }, "%s is not ready", name)
 	if !p.alive() {
-		t.Fatalf("%s has ended: %s", name, p.log.text.String())
+		t.Fatalf("%s has ended: %s", name, p.log.tail())
 	}
 }
 
@@ -325,7 +333,7 @@ func (w *world) stop(t *testing.T, name string) {
 		return
 	}
 	if code := p.cmd.ProcessState.ExitCode(); code != 0 {
-		t.Errorf("%s ended with status %d after SIGTERM: %s", name, code, p.log.text.String())
+		t.Errorf("%s ended with status %d after SIGTERM: %s", name, code, p.log.tail())
 	}
 }
 
