@@ -105,18 +105,19 @@ func divert(ctx context.Context, tx pgx.Tx, consumer string, partition int, d de
 	if f == nil {
 		return nil
 	}
-	_, err = recordFailure(ctx, tx, consumer, d.meta.ID, *f)
+	_, err = recordFailure(ctx, tx, consumer, d.meta.ID, 0, *f)
 	return err
 }
 
-// recordFailure notes a failed attempt; false when the message is no longer stuck.
-func recordFailure(ctx context.Context, tx pgx.Tx, consumer string, id uuid.UUID, f failure) (bool, error) {
+// recordFailure notes a failed attempt at a message that had failed so often before; false when it is no longer stuck, or
+// an operator let it be tried again meanwhile.
+func recordFailure(ctx context.Context, tx pgx.Tx, consumer string, id uuid.UUID, before int, f failure) (bool, error) {
 	tag, err := tx.Exec(ctx, `
 		UPDATE inbox.stuck
 		SET attempts = $3, class = $4, error = $5, fingerprint = $6, build = $7, parked = $8,
 		    next_attempt = clock_timestamp() + make_interval(secs => $9)
-		WHERE consumer = $1 AND message_id = $2 AND replay = $10 AND NOT parked`,
-		consumer, id, f.attempts, f.class, f.text, f.fingerprint, f.build, f.parked, f.pause.Seconds(), uuid.Nil)
+		WHERE consumer = $1 AND message_id = $2 AND replay = $10 AND NOT parked AND attempts = $11`,
+		consumer, id, f.attempts, f.class, f.text, f.fingerprint, f.build, f.parked, f.pause.Seconds(), uuid.Nil, before)
 	if err != nil {
 		return false, fmt.Errorf("record the failure of message %s: %w", id, err)
 	}
@@ -156,17 +157,27 @@ func (c *Consumer) dueHeads(ctx context.Context, partition, most int) ([]head, e
 	return heads, nil
 }
 
-// claim locks the head's row if it is still there, still the oldest of its key, and not parked.
-func claim(ctx context.Context, tx pgx.Tx, consumer string, h head) (bool, error) {
-	tag, err := tx.Exec(ctx, `
-		SELECT FROM inbox.stuck AS s
+// claim locks the head's row and reads it again, for an operator may have edited or replayed it: errGone when it is no
+// longer there, no longer the oldest of its key, or parked.
+func claim(ctx context.Context, tx pgx.Tx, consumer string, h *head) error {
+	rows, err := tx.Query(ctx, `
+		SELECT `+headColumns+`
+		FROM inbox.stuck AS s
 		WHERE s.seq = $1 AND NOT s.parked
 		  AND NOT EXISTS (SELECT FROM inbox.stuck AS e WHERE e.consumer = $2 AND e.key = s.key AND e.seq < s.seq)
 		FOR UPDATE`, h.Seq, consumer)
 	if err != nil {
-		return false, fmt.Errorf("claim stuck message %s: %w", h.MessageID, err)
+		return fmt.Errorf("claim stuck message %s: %w", h.MessageID, err)
 	}
-	return tag.RowsAffected() == 1, nil
+	claimed, err := pgx.CollectRows(rows, pgx.RowToStructByPos[head])
+	switch {
+	case err != nil:
+		return fmt.Errorf("claim stuck message %s: %w", h.MessageID, err)
+	case len(claimed) == 0:
+		return errGone
+	}
+	*h = claimed[0]
+	return nil
 }
 
 // release ends a stuck message whose handler has succeeded in this transaction.

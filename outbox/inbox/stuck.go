@@ -59,7 +59,7 @@ func (w *worker) retry(ctx context.Context, h head) error {
 	start, began := time.Now(), false
 	err = outbox.InTx(ctx, w.cfg.Pool, func(tx pgx.Tx) error {
 		began = true
-		return w.retryInTx(ctx, tx, d, h)
+		return w.retryInTx(ctx, tx, &d, &h)
 	})
 	switch {
 	case err == nil:
@@ -73,21 +73,23 @@ func (w *worker) retry(ctx context.Context, h head) error {
 	return w.failAgain(ctx, d, h, time.Since(start), err)
 }
 
-func (w *worker) retryInTx(ctx context.Context, tx pgx.Tx, d delivery, h head) error {
+// retryInTx brings d and h up to date, and handles them.
+func (w *worker) retryInTx(ctx context.Context, tx pgx.Tx, d *delivery, h *head) error {
 	if err := lockKey(ctx, tx, w.cfg.Name, h.Key); err != nil {
 		return err
 	}
-	ok, err := claim(ctx, tx, w.cfg.Name, h)
+	if err := claim(ctx, tx, w.cfg.Name, h); err != nil {
+		return err
+	}
+	now, err := newDelivery(h.MessageID.String(), h.Type, h.Key, h.Payload, h.Headers)
 	if err != nil {
 		return err
 	}
-	if !ok {
-		return errGone
-	}
-	if err := w.call(ctx, tx, d); err != nil {
+	*d = now
+	if err := w.call(ctx, tx, now); err != nil {
 		return err
 	}
-	return release(ctx, tx, w.cfg.Name, h)
+	return release(ctx, tx, w.cfg.Name, *h)
 }
 
 // failAgain notes one more failure, if the message is still stuck.
@@ -100,7 +102,7 @@ func (w *worker) failAgain(ctx context.Context, d delivery, h head, took time.Du
 		if err := lockKey(ctx, tx, w.cfg.Name, h.Key); err != nil {
 			return err
 		}
-		noted, err = recordFailure(ctx, tx, w.cfg.Name, h.MessageID, f)
+		noted, err = recordFailure(ctx, tx, w.cfg.Name, h.MessageID, h.Attempts, f)
 		return err
 	})
 	if err == nil && noted {
