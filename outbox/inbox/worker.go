@@ -68,13 +68,18 @@ func giveBack(messages <-chan *message.Message) {
 }
 
 // receive handles one message and acknowledges it, or gives it back, and returns false, when the lease ends before
-// anything could be decided about it.
+// anything could be decided about it. A message whose context has ended is let go: the connection that it came over is
+// lost, so the broker gives it again, and everything after it.
 func (w *worker) receive(ctx context.Context, msg *message.Message) bool {
 	var pause backoff
 	for {
 		err := w.settle(msg)
 		if err == nil {
 			msg.Ack()
+			return true
+		}
+		if ctx.Err() == nil && msg.Context().Err() != nil {
+			msg.Nack()
 			return true
 		}
 		if pause.first() {
