@@ -18,6 +18,7 @@ type Proxy struct {
 	mu      sync.Mutex
 	links   []*link
 	down    bool
+	refused int
 	stalled chan struct{} // closed when traffic may flow again; nil when it flows
 	replies bool          // only what the server says is stalled
 }
@@ -60,6 +61,10 @@ func (p *Proxy) accept(wg *sync.WaitGroup) {
 		if err != nil {
 			return
 		}
+		if p.refuses() {
+			_ = client.Close()
+			continue
+		}
 		server, err := net.Dial("tcp", p.target)
 		if err != nil {
 			_ = client.Close()
@@ -74,7 +79,16 @@ func (p *Proxy) accept(wg *sync.WaitGroup) {
 	}
 }
 
-// add refuses the link while the server is away.
+// refuses counts what is refused.
+func (p *Proxy) refuses() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.down {
+		p.refused++
+	}
+	return p.down
+}
+
 func (p *Proxy) add(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -140,6 +154,13 @@ func (p *Proxy) Down() {
 	p.Cut()
 }
 
+// Refused counts the connections that were closed at once.
+func (p *Proxy) Refused() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused
+}
+
 // Up ends Down.
 func (p *Proxy) Up() {
 	p.mu.Lock()
@@ -169,12 +190,14 @@ func (p *Proxy) Flow() {
 	}
 }
 
-// Lose ends a stall for new connections alone: on those that there are, nothing is heard ever again.
+// Lose ends a stall for new connections alone. The server has closed those that there are, as one that was started
+// again has, and the clients never hear of it.
 func (p *Proxy) Lose() {
 	p.mu.Lock()
 	for _, l := range p.links {
 		if l.lost == nil {
 			l.lost = make(chan struct{})
+			_ = l.server.Close()
 		}
 	}
 	p.mu.Unlock()
