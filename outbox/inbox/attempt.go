@@ -41,7 +41,7 @@ func (w *worker) handle(ctx context.Context, d delivery) error {
 
 // attempt is one transaction: inbox row, handler, or diversion behind earlier messages of the key.
 func (w *worker) attempt(ctx context.Context, d delivery) (result Result, began bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, w.cfg.Timeout)
+	ctx, cancel := w.limited(ctx)
 	defer cancel()
 	err = outbox.InTx(ctx, w.cfg.Pool, func(tx pgx.Tx) (err error) {
 		began = true
@@ -83,13 +83,16 @@ func (w *worker) call(ctx context.Context, tx pgx.Tx, messages ...delivery) (err
 		return fmt.Errorf("%w: %q", errUnknownType, typ)
 	}
 	defer recovered(withMeta(ctx, messages[0].meta), w.Consumer, &err)
-	return h.call(ctx, tx, messages)
+	if err = h.call(ctx, tx, messages); err != nil {
+		_ = err.Error() // one that panics is the handler's panic too
+	}
+	return err
 }
 
 // fail stores the message as stuck, unless somebody else has decided about it meanwhile.
 func (w *worker) fail(ctx context.Context, d delivery, tries int, took time.Duration, cause error) error {
 	f := w.failure(tries, cause)
-	ctx, cancel := context.WithTimeout(ctx, w.cfg.Timeout)
+	ctx, cancel := w.limited(ctx)
 	defer cancel()
 	stored := false
 	err := outbox.InTx(ctx, w.cfg.Pool, func(tx pgx.Tx) (err error) {
@@ -145,6 +148,6 @@ func (w *worker) observe(d delivery, result Result, attempts int, took time.Dura
 			"attempts", attempts, "error", cause)
 	case Diverted:
 		w.log.WarnContext(ctx, "message waits behind a stuck one of its key", "message_id", d.meta.ID, "event_type", d.meta.Type, "key", d.meta.Key)
-	case Handled, Duplicate, Retried, Dead:
+	case Handled, Duplicate, Retried, Dead, Held:
 	}
 }

@@ -14,7 +14,6 @@ import (
 
 	"github.com/jcp/ticketwave/outbox"
 	"github.com/jcp/ticketwave/outbox/internal/failpoint"
-	"github.com/jcp/ticketwave/outbox/rabbitmq"
 )
 
 // errApart says that messages cannot be handled together; each is then handled by itself.
@@ -86,16 +85,13 @@ func (w *worker) receiveAll(ctx context.Context, batch []*message.Message) bool 
 func (w *worker) together(batch []*message.Message) bool {
 	deliveries := make([]delivery, len(batch))
 	for i, msg := range batch {
-		if msg.Metadata.Get(rabbitmq.HeaderMalformed) != "" {
-			return false
-		}
 		d, err := parse(msg)
 		if err != nil {
 			return false
 		}
 		deliveries[i] = d
 	}
-	ctx, cancel := context.WithTimeout(batch[0].Context(), w.cfg.Timeout)
+	ctx, cancel := w.limited(batch[0].Context())
 	defer cancel()
 	start := time.Now()
 	var first map[uuid.UUID]bool

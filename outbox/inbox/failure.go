@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 )
 
@@ -61,17 +60,6 @@ func classOf(err error) string {
 func quick(err error) bool {
 	class := classOf(err)
 	return class == classHandler || class == classPanic
-}
-
-var (
-	ids     = regexp.MustCompile(`[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}`)
-	numbers = regexp.MustCompile(`[0-9]+`)
-)
-
-// fingerprint is the error with what differs from message to message removed, so that a thousand failures of
-// one cause are one line.
-func fingerprint(err error) string {
-	return clip(numbers.ReplaceAllString(ids.ReplaceAllString(err.Error(), "<id>"), "<n>"), 200)
 }
 
 // clip bounds a text that goes into the database.

@@ -22,7 +22,7 @@ import (
 // Result is what became of a delivery.
 type Result string
 
-// The results of a delivery. After every one of them but Retried the broker's message is acknowledged.
+// The results of a delivery. After every one of them but Retried and Held the broker's message is acknowledged.
 const (
 	// Handled: the handler's transaction is committed.
 	Handled Result = "handled"
@@ -38,20 +38,23 @@ const (
 	Diverted Result = "diverted"
 	// Dead: the message has no readable id or key and went to the dead-letter queue.
 	Dead Result = "dead"
+	// Held: nothing could be decided, because the database or the dead-letter queue cannot be written. The message, and
+	// its queue with it, waits; this is told once for a message in hand.
+	Held Result = "held"
 )
 
 // Outcome is told to Config.Observe.
 type Outcome struct {
 	Consumer  string
 	Partition int
-	// Meta is zero for a dead message.
+	// Meta is zero for a message that is dead or held.
 	Meta   Meta
 	Result Result
 	// Attempts counts the handler's failures so far.
 	Attempts int
 	// Took is the time of this attempt.
 	Took time.Duration
-	// Err is the handler's error, or why the message is dead.
+	// Err is the handler's error, or why the message is dead or held.
 	Err error
 }
 
@@ -64,7 +67,8 @@ type Config struct {
 	// Subscriber gives the messages of a queue in order, Batch of them before the first is acknowledged, and leaves
 	// the rest with the broker when a subscription ends. A message that is nacked, and those after it, are given again.
 	Subscriber message.Subscriber
-	// Dead publishes to the dead-letter exchange; the topic is the queue's name.
+	// Dead publishes to the dead-letter exchange; the topic is the queue's name. While it cannot, the message is held and
+	// its queue waits, so it must take bodies as large as the broker does.
 	Dead message.Publisher
 	// Topology names the queues.
 	Topology rabbitmq.Topology

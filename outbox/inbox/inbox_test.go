@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/jcp/ticketwave/outbox"
 	"github.com/jcp/ticketwave/outbox/inbox"
@@ -57,12 +57,30 @@ func newBench(t *testing.T) *bench {
 }
 
 func (b *bench) publisher(exchange string) *rabbitmq.Publisher {
-	p, err := rabbitmq.NewPublisher(rabbitmq.PublisherConfig{URL: b.amqp, Exchange: exchange}, quiet)
+	p, err := rabbitmq.NewPublisher(rabbitmq.PublisherConfig{URL: b.amqp, Exchange: exchange, MaxBody: 16 << 20, Timeout: 2 * time.Second}, quiet)
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(func() { _ = p.Close() })
 	return p
+}
+
+// channel is a channel of the test's own, with confirms.
+func (b *bench) channel() *amqp.Channel {
+	b.t.Helper()
+	conn, err := amqp.Dial(b.amqp)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(func() { _ = conn.Close() })
+	ch, err := conn.Channel()
+	if err == nil {
+		err = ch.Confirm(false)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return ch
 }
 
 // testBatch is how many messages one transaction may handle in tests.
@@ -91,6 +109,11 @@ func (b *bench) start(cfg inbox.Config, handle func(ctx context.Context, tx pgx.
 		b.t.Fatal(err)
 	}
 	inbox.Handle(c, typ, handle)
+	return b.run(c)
+}
+
+// run runs a consumer until the test ends or stop is called.
+func (b *bench) run(c *inbox.Consumer) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- c.Run(ctx) }()
@@ -215,7 +238,7 @@ func TestAFailingKeyWaitsInOrderAndAlone(t *testing.T) {
 	}
 	var text, print, class, build string
 	err := b.QueryRow(t.Context(), `SELECT error, fingerprint, class, build FROM inbox.stuck WHERE attempts > 0`).Scan(&text, &print, &class, &build)
-	if err != nil || text != "no such account 4711" || print != "no such account <n>" || class != "handler" || build != "test" {
+	if err != nil || text != "no such account 4711" || print != "errors.errorString: no such account <n>" || class != "handler" || build != "test" {
 		t.Errorf("failure is %q %q %q %q, %v", text, print, class, build, err)
 	}
 	mu.Lock()
@@ -260,71 +283,6 @@ func TestWhatNoRetryMendsIsParked(t *testing.T) {
 			}, "the head is not parked")
 			b.settled("k0", nil)
 		})
-	}
-}
-
-func TestUnknownAndUndecodableWaitForANewerBuild(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	stop := b.start(b.config(), func(ctx context.Context, tx pgx.Tx, e placed) error { return record(ctx, tx, e.N) })
-	b.publish("k0", newMessage("k0", "shop.orders.unheard-of.v1", `{}`))
-	b.send("k0", 1)
-	b.publish("l0", newMessage("l0", typ, `{"n":"seven"}`))
-	outboxtest.Eventually(t, 20*time.Second, func() bool {
-		return b.count(`SELECT count(*) FROM inbox.stuck`) == 3 && b.count(`SELECT count(DISTINCT class) FROM inbox.stuck`) == 2
-	}, "the messages are not stuck")
-	stop()
-	newer, err := inbox.New(b.config())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, typ := range []string{typ, "shop.orders.unheard-of.v1"} {
-		inbox.Handle(newer, typ, func(ctx context.Context, tx pgx.Tx, _ any) error { return record(ctx, tx, 1) })
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- newer.Run(ctx) }()
-	b.settled("k0", []int{1, 1})
-	b.settled("l0", []int{1})
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-}
-
-func TestTheUnreadableGoesToTheDeadLetterQueue(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	b.start(b.config(), func(ctx context.Context, tx pgx.Tx, e placed) error { return record(ctx, tx, e.N) })
-	noKey := newMessage("", typ, "{}")
-	if err := b.pub.Publish(topology.RoutingKey(typ, 0), noKey); err != nil {
-		t.Fatal(err)
-	}
-	noID := newMessage("k0", typ, "{}")
-	noID.Metadata[outbox.HeaderID] = "seventeen"
-	b.publish("k0", noID)
-	b.send("k0", 1)
-	b.settled("k0", []int{1})
-	sub, err := rabbitmq.NewSubscriber(rabbitmq.SubscriberConfig{URL: b.amqp, Outstanding: testBatch}, quiet)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer sub.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	dead, err := sub.Subscribe(ctx, rabbitmq.DeadName("billing.0"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"no key", "no UUID"} {
-		msg, ok := <-dead
-		if !ok {
-			t.Fatal("the dead-letter queue is empty")
-		}
-		if reason := msg.Metadata[rabbitmq.HeaderMalformed]; !strings.Contains(reason, want) {
-			t.Errorf("reason is %q, want %q", reason, want)
-		}
-		msg.Ack()
 	}
 }
 

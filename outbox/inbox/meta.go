@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -24,11 +25,11 @@ type Meta struct {
 	Key string
 	// Time is when it was written; zero when the message does not say.
 	Time time.Time
-	// CorrelationID is the flow's; the message's own id when it has none.
+	// CorrelationID is the flow's; the message's own id when it has none of 1 to 255 bytes.
 	CorrelationID string
 	// CausationID is the message that caused this one, or empty.
 	CausationID string
-	// TraceParent is W3C Trace Context, or empty.
+	// TraceParent is W3C Trace Context, or empty where it is none.
 	TraceParent string
 }
 
@@ -55,7 +56,8 @@ type delivery struct {
 	headers map[string]string
 }
 
-// parse reads a message's id and key; without both it can be neither remembered nor ordered.
+// parse reads a message's id and key; without both it can be neither remembered nor ordered. A mark that the message
+// came with says nothing: it may have been sent back from the dead-letter queue to a program that can read it.
 func parse(msg *message.Message) (delivery, error) {
 	id := msg.Metadata.Get(outbox.HeaderID)
 	if id == "" {
@@ -64,6 +66,11 @@ func parse(msg *message.Message) (delivery, error) {
 	return newDelivery(id, msg.Metadata.Get(outbox.HeaderType), msg.Metadata.Get(outbox.HeaderSubject),
 		msg.Payload, msg.Metadata)
 }
+
+// maxCausality is the longest id of a flow or cause that is passed on, in bytes: an AMQP property takes no more.
+const maxCausality = 255
+
+var traceParent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
 
 func newDelivery(id, typ, key string, payload []byte, headers map[string]string) (delivery, error) {
 	parsed, err := uuid.Parse(id)
@@ -81,8 +88,15 @@ func newDelivery(id, typ, key string, payload []byte, headers map[string]string)
 		CorrelationID: headers[outbox.HeaderCorrelationID], CausationID: headers[outbox.HeaderCausationID],
 		TraceParent: headers[outbox.HeaderTraceParent],
 	}
-	if m.CorrelationID == "" {
+	// What the handler appends carries these: nothing a stranger sent may keep it from being written or relayed.
+	if m.CorrelationID == "" || len(m.CorrelationID) > maxCausality {
 		m.CorrelationID = m.ID.String()
+	}
+	if len(m.CausationID) > maxCausality {
+		m.CausationID = ""
+	}
+	if !traceParent.MatchString(m.TraceParent) {
+		m.TraceParent = ""
 	}
 	if at, err := time.Parse(time.RFC3339Nano, headers[outbox.HeaderTime]); err == nil {
 		m.Time = at

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -155,6 +157,20 @@ func (c *Consumer) dueHeads(ctx context.Context, partition, most int) ([]head, e
 		return nil, fmt.Errorf("look for stuck messages: %w", err)
 	}
 	return heads, nil
+}
+
+// unparkReadable lets heads be tried that failed for what another build could not read: their type has a handler now, or
+// their body may fit now. It waits for no lock on a key: whoever holds one looks at the row again before it is tried.
+func (c *Consumer) unparkReadable(ctx context.Context, partition int) (int64, error) {
+	tag, err := c.cfg.Pool.Exec(ctx, `
+		UPDATE inbox.stuck SET parked = false, attempts = 0, next_attempt = clock_timestamp()
+		WHERE consumer = $1 AND partition = $2 AND type = ANY ($3)
+		  AND (class = '`+classUnknownType+`' OR class = '`+classUndecodable+`' AND build <> $4)`,
+		c.cfg.Name, partition, slices.Collect(maps.Keys(c.handlers)), c.cfg.Build)
+	if err != nil {
+		return 0, fmt.Errorf("look for what another build could not read: %w", err)
+	}
+	return tag.RowsAffected(), nil
 }
 
 // claim locks the head's row and reads it again, for an operator may have edited or replayed it: errGone when it is no

@@ -10,38 +10,66 @@ import (
 	"github.com/jcp/ticketwave/outbox"
 )
 
-// retryBatch bounds how many stuck messages are tried before the queue gets its turn again.
-const retryBatch = 20
+// retryBatch and retryTime bound how many stuck messages are tried, and for how long, before the queue has its turn.
+const (
+	retryBatch = 20
+	retryTime  = time.Second
+)
 
 // retryDue tries the stuck heads of the partition whose time has come, and goes on with the followers of those
-// that it frees, until the batch is used up. What it does not reach waits for the next look.
-func (w *worker) retryDue(ctx context.Context) {
-	for tried := 0; tried < retryBatch && ctx.Err() == nil; {
+// that it frees. It returns true when a bound ended it and not the want of work.
+func (w *worker) retryDue(ctx context.Context) (more bool) {
+	if err := w.revive(ctx); err != nil {
+		w.undecided(ctx, err)
+		return false
+	}
+	start := time.Now()
+	for tried := 0; tried < retryBatch; {
 		heads, err := w.dueHeads(ctx, w.partition, retryBatch-tried)
 		if err != nil {
 			w.undecided(ctx, err)
-			return
+			return false
 		}
+		w.blind = false
 		if len(heads) == 0 {
-			return
+			return false
 		}
 		for _, h := range heads {
-			if ctx.Err() != nil {
-				return
+			if ctx.Err() != nil || tried > 0 && time.Since(start) > retryTime {
+				return true
 			}
 			tried++
 			if err := w.retry(context.WithoutCancel(ctx), h); err != nil {
 				w.undecided(ctx, err)
-				return
+				return false
 			}
 		}
 	}
+	return true
 }
 
-// undecided says that the next look must try again.
+// revive gives what another build could not read a fresh start with this one, when the lease begins and then every
+// RetryMax.
+func (w *worker) revive(ctx context.Context) error {
+	if !w.revived.IsZero() && time.Since(w.revived) < w.cfg.RetryMax {
+		return nil
+	}
+	n, err := w.unparkReadable(ctx, w.partition)
+	if err != nil {
+		return err
+	}
+	w.revived = time.Now()
+	if n > 0 {
+		w.log.Info("messages that another build could not read are tried again", "messages", n, "build", w.cfg.Build)
+	}
+	return nil
+}
+
+// undecided says, once until it goes again, that the next look must try again.
 func (w *worker) undecided(ctx context.Context, err error) {
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && !w.blind {
 		w.log.Warn("stuck messages not retried", "error", err)
+		w.blind = true
 	}
 }
 
@@ -54,7 +82,7 @@ func (w *worker) retry(ctx context.Context, h head) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(withMeta(ctx, d.meta), w.cfg.Timeout)
+	ctx, cancel := w.limited(withMeta(ctx, d.meta))
 	defer cancel()
 	start, began := time.Now(), false
 	err = outbox.InTx(ctx, w.cfg.Pool, func(tx pgx.Tx) error {
@@ -95,7 +123,7 @@ func (w *worker) retryInTx(ctx context.Context, tx pgx.Tx, d *delivery, h *head)
 // failAgain notes one more failure, if the message is still stuck.
 func (w *worker) failAgain(ctx context.Context, d delivery, h head, took time.Duration, cause error) error {
 	f := w.failure(h.Attempts+1, cause)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.cfg.Timeout)
+	ctx, cancel := w.limited(context.WithoutCancel(ctx))
 	defer cancel()
 	noted := false
 	err := outbox.InTx(ctx, w.cfg.Pool, func(tx pgx.Tx) (err error) {

@@ -20,21 +20,42 @@ import (
 // one are never handled side by side.
 type worker struct {
 	*Consumer
+	lease     context.Context
 	partition int
 	queue     string
 	log       *slog.Logger
 	batch     int       // how many messages the next transaction may handle
 	began     time.Time // the transaction before
+	revived   time.Time // when what another build could not read was looked for
+	blind     bool      // the last look at what is stuck failed
 }
 
 func (c *Consumer) work(ctx context.Context, held lease.Held) error {
-	w := &worker{Consumer: c, partition: held.Partition, queue: c.cfg.Topology.QueueName(c.cfg.Name, held.Partition), batch: c.cfg.Batch}
-	w.log = c.cfg.Logger.With("queue", w.queue)
+	w := c.worker(ctx, held.Partition)
 	messages, err := c.cfg.Subscriber.Subscribe(ctx, w.queue)
 	if err != nil {
 		return fmt.Errorf("subscribe to %s: %w", w.queue, err)
 	}
 	return w.run(ctx, messages)
+}
+
+func (c *Consumer) worker(lease context.Context, partition int) *worker {
+	queue := c.cfg.Topology.QueueName(c.cfg.Name, partition)
+	return &worker{
+		Consumer: c, lease: lease, partition: partition, queue: queue, log: c.cfg.Logger.With("queue", queue), batch: c.cfg.Batch,
+	}
+}
+
+// limited is the context of one transaction. A clean stop lets it finish, but when the lease is lost, which may be
+// because the connection no longer answers, it has a moment only.
+func (w *worker) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, w.cfg.Timeout)
+	stop := context.AfterFunc(w.lease, func() {
+		if errors.Is(context.Cause(w.lease), lease.ErrLost) {
+			time.AfterFunc(w.cfg.LeaseTimeout, cancel)
+		}
+	})
+	return ctx, func() { stop(); cancel() }
 }
 
 var errSubscriptionEnded = errors.New("the subscription ended")
@@ -43,7 +64,9 @@ var errSubscriptionEnded = errors.New("the subscription ended")
 func (w *worker) run(ctx context.Context, messages <-chan *message.Message) error {
 	look := time.NewTicker(w.cfg.Look)
 	defer look.Stop()
+	var more chan struct{} // closed while there is more to retry
 	for {
+		again := false
 		select {
 		case msg, ok := <-messages:
 			if !ok && ctx.Err() == nil {
@@ -56,8 +79,15 @@ func (w *worker) run(ctx context.Context, messages <-chan *message.Message) erro
 				giveBack(messages)
 				return nil
 			}
+			continue
 		case <-look.C:
-			w.retryDue(ctx)
+			again = w.retryDue(ctx)
+		case <-more:
+			again = w.retryDue(ctx)
+		}
+		if more = nil; again {
+			more = make(chan struct{})
+			close(more)
 		}
 	}
 }
@@ -70,7 +100,8 @@ func giveBack(messages <-chan *message.Message) {
 }
 
 // receive handles one message and acknowledges it, or gives it back, and returns false, when the lease ends before
-// anything could be decided about it.
+// anything could be decided about it. A message whose context has ended is let go: the connection that it came over is
+// lost, so the broker gives it again, and everything after it.
 func (w *worker) receive(ctx context.Context, msg *message.Message) bool {
 	var pause backoff
 	for {
@@ -80,8 +111,13 @@ func (w *worker) receive(ctx context.Context, msg *message.Message) bool {
 			msg.Ack()
 			return true
 		}
+		if ctx.Err() == nil && msg.Context().Err() != nil {
+			msg.Nack()
+			return true
+		}
 		if pause.first() {
-			w.log.Warn("message held until it can be handled", "message_id", msg.UUID, "error", err)
+			w.log.Warn("message held until it can be handled", "message_id", clip(msg.UUID, 64), "error", err)
+			w.cfg.Observe(Outcome{Consumer: w.cfg.Name, Partition: w.partition, Result: Held, Err: err})
 		}
 		if !pause.wait(ctx) {
 			msg.Nack()
@@ -93,9 +129,6 @@ func (w *worker) receive(ctx context.Context, msg *message.Message) bool {
 // settle decides what becomes of the message. An error means that nothing was decided: the database or the
 // broker is away.
 func (w *worker) settle(msg *message.Message) error {
-	if reason := msg.Metadata.Get(rabbitmq.HeaderMalformed); reason != "" {
-		return w.bury(msg, errors.New(reason))
-	}
 	d, err := parse(msg)
 	if err != nil {
 		return w.bury(msg, err)

@@ -170,6 +170,7 @@ func (m *member) renew(ctx context.Context) (view, error) {
 func (m *member) missed(err error) {
 	if !m.away {
 		m.cfg.Logger.Warn("leases not renewed", "pool", m.cfg.Name, "error", err)
+		m.cfg.Pool.Reset() // or each connection that the network has forgotten costs a beat of its own when it is back
 	}
 	m.away = true
 	if time.Since(m.renewed) < m.cfg.Timeout {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -127,11 +128,12 @@ func (h *handout) finish() error {
 	return nil
 }
 
+// cancelAll ends the contexts, the newest first: who sees that a message's has ended must not find a later one's alive.
 func (h *handout) cancelAll() {
 	if h.next != nil {
 		h.next.cancel()
 	}
-	for _, p := range h.pending {
+	for _, p := range slices.Backward(h.pending) {
 		p.cancel()
 	}
 }

@@ -17,7 +17,7 @@ import (
 const HeaderMalformed = "_malformed"
 
 // Marshaler is CloudEvents 1.0 in binary mode over AMQP 0.9.1: every metadata entry is a string header, the body is
-// the payload, and the AMQP properties repeat what broker tools show. Unmarshal never fails: a header of another
+// the payload, and the AMQP properties repeat what broker tools show, as far as they can hold it. Unmarshal never fails: a header of another
 // type becomes text, and a message without a UUID as id or without a key is marked with [HeaderMalformed].
 //
 // watermill-amqp's stock subscriber reads these messages when its DefaultMarshaler has [outbox.HeaderID] as
@@ -37,13 +37,21 @@ func (Marshaler) Marshal(msg *message.Message) (amqp.Publishing, error) {
 	}
 	p := amqp.Publishing{
 		Headers: headers, Body: msg.Payload, DeliveryMode: amqp.Persistent, ContentType: "application/json",
-		MessageId: msg.UUID, CorrelationId: msg.Metadata[outbox.HeaderCorrelationID],
-		Type: msg.Metadata[outbox.HeaderType], AppId: msg.Metadata[outbox.HeaderSource],
+		MessageId: property(msg.UUID), CorrelationId: property(msg.Metadata[outbox.HeaderCorrelationID]),
+		Type: property(msg.Metadata[outbox.HeaderType]), AppId: property(msg.Metadata[outbox.HeaderSource]),
 	}
 	if at, err := time.Parse(time.RFC3339Nano, msg.Metadata[outbox.HeaderTime]); err == nil {
 		p.Timestamp = at
 	}
 	return p, nil
+}
+
+// property is empty for what no property can hold; the header still does.
+func property(value string) string {
+	if len(value) > shortString {
+		return ""
+	}
+	return value
 }
 
 // Unmarshal reads what Marshal made, and what others made as far as it goes.

@@ -162,7 +162,6 @@ func TestWhatCannotBeSentStopsNobodyElse(t *testing.T) {
 		want  error
 	}{
 		"header name": {func(m *message.Message) { m.Metadata[strings.Repeat("n", 300)] = "v" }, rabbitmq.ErrUnencodable},
-		"type":        {func(m *message.Message) { m.Metadata[outbox.HeaderType] = strings.Repeat("t", 300) }, rabbitmq.ErrUnencodable},
 		"headers":     {func(m *message.Message) { m.Metadata["h"] = strings.Repeat("v", 200_000) }, rabbitmq.ErrTooLarge},
 		"body":        {func(m *message.Message) { m.Payload = make([]byte, 1<<20+1) }, rabbitmq.ErrTooLarge},
 	} {
@@ -178,8 +177,16 @@ func TestWhatCannotBeSentStopsNobodyElse(t *testing.T) {
 	if err := p.Publish(key, large); err != nil {
 		t.Errorf("the largest message: %v", err)
 	}
-	if got := len(ids(t, raw(t, url), "billing.0")); got != 9 {
-		t.Errorf("%d messages arrived, want 9", got)
+	// What is too long for a property is a header only.
+	long := newMessage(4)
+	for _, name := range []string{outbox.HeaderType, outbox.HeaderCorrelationID, outbox.HeaderSource} {
+		long.Metadata[name] = strings.Repeat("t", 300)
+	}
+	if err := p.Publish(key, long); err != nil {
+		t.Errorf("a message with long headers: %v", err)
+	}
+	if got := len(ids(t, raw(t, url), "billing.0")); got != 8 {
+		t.Errorf("%d messages arrived, want 8", got)
 	}
 }
 
@@ -226,8 +233,8 @@ func TestTheMessageThatBreaksItsChannelIsFound(t *testing.T) {
 func TestCutConnectionsLoseNoConfirmedMessage(t *testing.T) {
 	t.Parallel()
 	url := newBroker(t)
-	between := newProxy(t, url)
-	p := newPublisher(t, rabbitmq.PublisherConfig{URL: between.url, Timeout: 20 * time.Second})
+	between := outboxtest.NewProxy(t, url)
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: between.URL, Timeout: 20 * time.Second})
 	const writers, each = 50, 20
 	var confirmed sync.Map
 	var done atomic.Int32
@@ -245,7 +252,7 @@ func TestCutConnectionsLoseNoConfirmedMessage(t *testing.T) {
 	}
 	for cut := range int32(8) {
 		outboxtest.Eventually(t, time.Minute, func() bool { return done.Load() > cut*writers*each/10 }, "no progress after %d cuts", cut)
-		between.cut()
+		between.Cut()
 	}
 	wg.Wait()
 	found := ids(t, raw(t, url), "billing.0")
@@ -260,12 +267,12 @@ func TestCutConnectionsLoseNoConfirmedMessage(t *testing.T) {
 func TestASilentBrokerHangsNobody(t *testing.T) {
 	t.Parallel()
 	url := newBroker(t)
-	between := newProxy(t, url)
-	p := newPublisher(t, rabbitmq.PublisherConfig{URL: between.url, Timeout: time.Second})
+	between := outboxtest.NewProxy(t, url)
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: between.URL, Timeout: time.Second})
 	if err := p.Publish(topology.RoutingKey(typ, 0), newMessage(0)); err != nil {
 		t.Fatal(err)
 	}
-	between.stall()
+	between.Stall()
 	if err := p.Publish(topology.RoutingKey(typ, 0), newMessage(1)); !errors.Is(err, rabbitmq.ErrUnavailable) {
 		t.Errorf("error is %v, want ErrUnavailable", err)
 	}
@@ -287,12 +294,12 @@ func TestASilentBrokerHangsNobody(t *testing.T) {
 // A confirm that comes late costs its channel. The connection, and the other channels on it, live on.
 func TestALateConfirmLeavesTheConnectionAlone(t *testing.T) {
 	t.Parallel()
-	broker := newProxy(t, newBroker(t))
-	p := newPublisher(t, rabbitmq.PublisherConfig{URL: broker.url, Timeout: 500 * time.Millisecond})
+	broker := outboxtest.NewProxy(t, newBroker(t))
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: broker.URL, Timeout: 500 * time.Millisecond})
 	publish := func() error { return p.Publish(topology.RoutingKey(typ, 0), newMessage(1)) }
 	outboxtest.Eventually(t, 20*time.Second, func() bool { return publish() == nil }, "the publisher works")
 	since := p.State().Since
-	broker.mute()
+	broker.Mute()
 	var late sync.WaitGroup
 	for range 50 { // some of them after the first channel is given up
 		late.Go(func() {
@@ -304,7 +311,7 @@ func TestALateConfirmLeavesTheConnectionAlone(t *testing.T) {
 		})
 	}
 	late.Wait()
-	broker.flow()
+	broker.Flow()
 	outboxtest.Eventually(t, 20*time.Second, func() bool { return publish() == nil }, "the publisher works again")
 	if now := p.State(); !now.Connected || !now.Since.Equal(since) {
 		t.Errorf("the connection was lost: %+v, before it was up since %v", now, since)

@@ -110,9 +110,9 @@ func TestPoisonStopsNobodyElse(t *testing.T) {
 func TestReconnectsLeakNothing(t *testing.T) {
 	url := newBroker(t)
 	const soon = 2 * time.Millisecond
-	between := newProxy(t, url)
-	p := newPublisher(t, rabbitmq.PublisherConfig{URL: between.url, Timeout: 30 * time.Second, ReconnectMax: soon})
-	s, err := rabbitmq.NewSubscriber(rabbitmq.SubscriberConfig{URL: between.url, ReconnectMax: soon}, quiet)
+	between := outboxtest.NewProxy(t, url)
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: between.URL, Timeout: 30 * time.Second, ReconnectMax: soon})
+	s, err := rabbitmq.NewSubscriber(rabbitmq.SubscriberConfig{URL: between.URL, ReconnectMax: soon}, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestReconnectsLeakNothing(t *testing.T) {
 	before := settled()
 	for n := range 1000 {
 		publisher, subscriber := p.State().Since, s.State().Since
-		between.cut()
+		between.Cut()
 		outboxtest.Eventually(t, 30*time.Second, func() bool {
 			return p.State().Connected && p.State().Since.After(publisher) && s.State().Connected && s.State().Since.After(subscriber)
 		}, "both are connected again, for the %dth time", n+1)

@@ -151,10 +151,10 @@ func TestANackGivesTheSameMessageAgain(t *testing.T) {
 func TestCutConnectionsRepeatInOrder(t *testing.T) {
 	t.Parallel()
 	url := newBroker(t)
-	between := newProxy(t, url)
+	between := outboxtest.NewProxy(t, url)
 	const messages = 200
 	fill(t, url, messages)
-	in, err := newSubscriber(t, between.url).Subscribe(t.Context(), "billing.0")
+	in, err := newSubscriber(t, between.URL).Subscribe(t.Context(), "billing.0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func TestCutConnectionsRepeatInOrder(t *testing.T) {
 			if !slices.Contains(first, n) {
 				first = append(first, n)
 				if n%40 == 20 {
-					between.cut()
+					between.Cut()
 				}
 			}
 			msg.Ack()

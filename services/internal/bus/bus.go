@@ -56,6 +56,9 @@ type State struct {
 	DeadLetters rabbitmq.State `json:"deadLetters"`
 }
 
+// maxDead is the largest message that RabbitMQ 3 takes: whatever came can be put aside.
+const maxDead = 128 << 20
+
 // Open begins to connect and returns at once: the broker may be away now and at any time later. Nothing is
 // consumed before Run.
 func Open(cfg Config) (*Bus, error) {
@@ -65,7 +68,7 @@ func Open(cfg Config) (*Bus, error) {
 		return nil, fmt.Errorf("subscriber of %s: %w", cfg.Name, err)
 	}
 	dead, err := rabbitmq.NewPublisher(rabbitmq.PublisherConfig{
-		URL: cfg.URL, Exchange: topology.DeadExchange(), Name: cfg.Name + " dead letters", Channels: 1,
+		URL: cfg.URL, Exchange: topology.DeadExchange(), Name: cfg.Name + " dead letters", Channels: 1, MaxBody: maxDead,
 	}, cfg.Logger)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("dead letters of %s: %w", cfg.Name, err), subscriber.Close())

@@ -12,7 +12,7 @@ import (
 
 const (
 	maxConns       = 16
-	connectTimeout = 5 * time.Second
+	connectTimeout = 2 * time.Second
 	// statementTimeout is the longest a statement may take or wait for a lock.
 	statementTimeout = "15s"
 	// idleTimeout frees what a process holds that stopped in the middle of a transaction.
