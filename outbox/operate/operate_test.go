@@ -184,7 +184,9 @@ func eachSide(t *testing.T, test func(t *testing.T, b *bench, side operate.Side)
 	}
 }
 
-func just(side operate.Side, id uuid.UUID) operate.Filter { return operate.Filter{Side: side, MessageID: id} }
+func just(side operate.Side, id uuid.UUID) operate.Filter {
+	return operate.Filter{Side: side, MessageID: id}
+}
 
 func TestReplayLetsHeadsGoAtOnce(t *testing.T) {
 	t.Parallel()
