@@ -237,9 +237,9 @@ type PartitionStatus struct {
 	Consumer   string  `json:"consumer,omitempty"`
 	Partition  int     `json:"partition"`
 	Owner      string  `json:"owner"` // label of the process that holds the lease; empty when nobody does
-	Lag        int64   `json:"lag"`   // outbox: committed and not relayed; inbox: messages in the queue, -1 when not known
+	Lag        int64   `json:"lag"`   // outbox: committed and not relayed; inbox: messages ready in the queue; -1 when not known
 	LagExact   bool    `json:"lagExact"`
-	LagSeconds float64 `json:"lagSeconds"` // age of the oldest of them
+	LagSeconds float64 `json:"lagSeconds"` // age of the oldest of them, -1 when not known
 	Retrying   int64   `json:"retrying"`
 	Parked     int64   `json:"parked"`
 	Behind     int64   `json:"behind"`
