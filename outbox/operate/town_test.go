@@ -263,6 +263,29 @@ func (w *town) channel() *amqp.Channel {
 	return ch
 }
 
+// take consumes n messages of a queue.
+func (w *town) take(queue string, n int, each func(amqp.Delivery) error) {
+	w.t.Helper()
+	ch := w.channel()
+	deliveries, err := ch.Consume(queue, "", false, false, false, false, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for range n {
+		select {
+		case d := <-deliveries:
+			if err := each(d); err != nil {
+				w.t.Fatal(err)
+			}
+		case <-time.After(20 * time.Second):
+			w.t.Fatalf("no message comes from %s", queue)
+		}
+	}
+	if err := ch.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func (w *town) vhost() string { return w.amqp[strings.LastIndexByte(w.amqp, '/')+1:] }
 
 func dump(v any) string {
