@@ -29,6 +29,10 @@ type Config struct {
 	// Patience is how long a verb waits for messages that somebody has in hand. Default 2 s, and no less than the relays'
 	// lease timeout: a message is taken out of the hand of a relay whose lease has not been renewed for so long.
 	Patience time.Duration
+	// AMQPURL is the broker's. Without it nothing is known of queues, and nothing is published.
+	AMQPURL string
+	// ManagementURL is that of RabbitMQ's management API, with user and password. The doctor needs it to see bindings.
+	ManagementURL string
 }
 
 const (
@@ -40,6 +44,7 @@ const (
 type Operator struct {
 	cfg       Config
 	databases []*database
+	broker    broker
 }
 
 // database is one of Config with what is known of it.
@@ -60,7 +65,7 @@ func New(cfg Config) (*Operator, error) {
 	if cfg.Patience <= 0 {
 		cfg.Patience = 2 * time.Second
 	}
-	o := &Operator{cfg: cfg}
+	o := &Operator{cfg: cfg, broker: broker{url: cfg.AMQPURL}}
 	names := map[string]bool{}
 	for _, d := range cfg.Databases {
 		if d.Name == "" || names[d.Name] {
@@ -99,6 +104,7 @@ func (d Database) open() (*pgxpool.Pool, error) {
 
 // Close ends the connections that New's URLs led to.
 func (o *Operator) Close() {
+	o.broker.close()
 	for _, d := range o.databases {
 		if d.owned {
 			d.pool.Close()

@@ -237,9 +237,9 @@ type PartitionStatus struct {
 	Consumer   string  `json:"consumer,omitempty"`
 	Partition  int     `json:"partition"`
 	Owner      string  `json:"owner"` // label of the process that holds the lease; empty when nobody does
-	Lag        int64   `json:"lag"`   // outbox: committed and not relayed; inbox: messages in the queue, -1 when not known
+	Lag        int64   `json:"lag"`   // outbox: committed and not relayed; inbox: messages ready in the queue; -1 when not known
 	LagExact   bool    `json:"lagExact"`
-	LagSeconds float64 `json:"lagSeconds"` // age of the oldest of them
+	LagSeconds float64 `json:"lagSeconds"` // age of the oldest of them, -1 when not known
 	Retrying   int64   `json:"retrying"`
 	Parked     int64   `json:"parked"`
 	Behind     int64   `json:"behind"`
@@ -265,19 +265,21 @@ type Where struct {
 	// Verdict is one sentence: "waits behind ... until an operator replays it".
 	Verdict string `json:"verdict"`
 	// State is one of not_committed, waiting, in_window, stuck, broker_blocked, no_binding, relayed, consumed, dead, skipped, unknown.
-	State     string     `json:"state"`
-	RelayedAt *time.Time `json:"relayedAt,omitempty"`
-	Relay     string     `json:"relay,omitempty"` // that owns the partition
-	Stuck     *Stuck     `json:"stuck,omitempty"`
-	Head      *Stuck     `json:"head,omitempty"`
-	Consumers []Consumed `json:"consumers"`
+	State string `json:"state"`
+	// RelayedAt is the latest and RelayedAfter the earliest time at which it can have been relayed, as far as that is known.
+	RelayedAt    *time.Time `json:"relayedAt,omitempty"`
+	RelayedAfter *time.Time `json:"relayedAfter,omitempty"`
+	Relay        string     `json:"relay,omitempty"` // that owns the partition
+	Stuck        *Stuck     `json:"stuck,omitempty"`
+	Head         *Stuck     `json:"head,omitempty"`
+	Consumers    []Consumed `json:"consumers"`
 }
 
 // Consumed is what one bound consumer did with a message.
 type Consumed struct {
 	Consumer string     `json:"consumer"`
 	Database string     `json:"database,omitempty"`
-	State    string     `json:"state"` // handled, stuck, parked, behind, dead, queued, missing, unknown
+	State    string     `json:"state"` // handled, stuck, parked, behind, skipped, dead, queued, missing, unknown
 	At       *time.Time `json:"at,omitempty"`
 	Stuck    *Stuck     `json:"stuck,omitempty"`
 }

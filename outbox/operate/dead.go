@@ -1,0 +1,76 @@
+package operate
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/rabbitmq"
+)
+
+// peek reads the first messages of a queue and gives them back, in order, by closing the channel.
+func (b *broker) peek(ctx context.Context, queue string, most int) (found []DeadMessage, err error) {
+	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
+	defer cancel()
+	ch, done, err := b.channel(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	for len(found) < most {
+		d, ok, err := ch.Get(queue, false)
+		if err != nil {
+			return found, fmt.Errorf("read queue %s: %w", queue, err)
+		}
+		if !ok {
+			return found, nil
+		}
+		found = append(found, deadMessage(queue, len(found), d))
+	}
+	return found, nil
+}
+
+func deadMessage(queue string, position int, d amqp.Delivery) DeadMessage {
+	m := DeadMessage{Queue: queue, Position: position, Fingerprint: fingerprint(d), Headers: map[string]string{}, Payload: d.Body, Size: len(d.Body)}
+	msg, err := rabbitmq.Marshaler{}.Unmarshal(d)
+	if err != nil {
+		m.Reason = err.Error()
+		return m
+	}
+	for name, value := range msg.Metadata {
+		m.Headers[name] = value
+	}
+	m.MessageID, m.Reason = msg.Metadata[outbox.HeaderID], msg.Metadata[rabbitmq.HeaderMalformed]
+	if reason, ok := d.Headers[rabbitmq.HeaderMalformed].(string); ok { // what the consumer said, before what Unmarshal says
+		m.Reason = reason
+	}
+	if m.Reason == "" {
+		m.Reason = "dead-lettered by the broker"
+		if why, ok := d.Headers["x-first-death-reason"].(string); ok {
+			m.Reason += ": " + why
+		}
+	}
+	return m
+}
+
+// fingerprint names a message by all that it is, but for what the broker changes when it is delivered again.
+func fingerprint(d amqp.Delivery) string {
+	headers := map[string]string{}
+	for name, value := range d.Headers {
+		if name != "x-delivery-count" {
+			headers[name] = fmt.Sprintf("%T %v", value, value)
+		}
+	}
+	whole, err := json.Marshal([]any{headers, d.Body, d.MessageId, d.CorrelationId, d.Type, d.AppId, d.ContentType, d.Timestamp.UTC().Format(time.RFC3339)})
+	if err != nil { // strings and bytes can be encoded
+		panic("operate: a message cannot be fingerprinted: " + err.Error())
+	}
+	sum := sha256.Sum256(whole)
+	return hex.EncodeToString(sum[:8])
+}
