@@ -166,4 +166,3 @@ func (s *Server) bounded(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
-

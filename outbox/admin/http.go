@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,8 +13,8 @@ import (
 	"github.com/jcp/ticketwave/outbox/operate"
 )
 
-// list is a list of the specification: items, the next page, and why the answer is not whole.
-type list[T any] struct {
+// listing is a list of the specification: items, the next page, and why the answer is not whole.
+type listing[T any] struct {
 	Items    []T      `json:"items"`
 	Next     string   `json:"next,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
@@ -25,7 +26,7 @@ func partial[T any](s *Server, w http.ResponseWriter, r *http.Request, items []T
 		s.fail(w, r, err)
 		return
 	}
-	s.answer(w, r, list[T]{Items: items, Next: next, Warnings: s.warnings(r, err)}, nil)
+	s.answer(w, r, listing[T]{Items: items, Next: next, Warnings: s.warnings(r, err)}, nil)
 }
 
 // warnings are what a client is told of the errors beside an answer; the log has them whole.
@@ -242,7 +243,13 @@ func (s *Server) EditStuck(w http.ResponseWriter, r *http.Request, _ api.EditStu
 
 // Cursors answers with the cursors.
 func (s *Server) Cursors(w http.ResponseWriter, r *http.Request, p api.CursorsParams) {
-	items, err := s.cfg.Operator.Cursors(r.Context(), p.Database)
+	items, err := s.cfg.Operator.Cursors(r.Context())
+	if p.Database != "" {
+		items = slices.DeleteFunc(items, func(c operate.Cursor) bool { return c.Database != p.Database })
+		if !slices.Contains(s.cfg.Operator.Databases(), p.Database) {
+			err = malformed("database", "there is no such database; /v1/whoami lists them")
+		}
+	}
 	partial(s, w, r, items, "", err)
 }
 
@@ -298,7 +305,7 @@ func (s *Server) VerifyAudit(w http.ResponseWriter, r *http.Request, p api.Verif
 			warnings = append(warnings, s.warnings(r, err)...)
 		}
 	}
-	s.answer(w, r, list[operate.AuditReport]{Items: reports, Warnings: warnings}, nil)
+	s.answer(w, r, listing[operate.AuditReport]{Items: reports, Warnings: warnings}, nil)
 }
 
 // ListDead answers with dead letters, without their payloads.

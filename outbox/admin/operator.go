@@ -24,7 +24,7 @@ type Operator interface {
 	DeadShow(ctx context.Context, queue, fingerprint string) (operate.DeadMessage, error)
 	DeadRedrive(ctx context.Context, c operate.DeadCommand) (operate.DeadResult, error)
 	DeadDiscard(ctx context.Context, c operate.DeadCommand) (operate.DeadResult, error)
-	Cursors(ctx context.Context, database string) ([]operate.Cursor, error)
+	Cursors(ctx context.Context) ([]operate.Cursor, error)
 	Rebase(ctx context.Context, c operate.RebaseCommand) (operate.Rebased, error)
 	Doctor(ctx context.Context) ([]operate.Finding, error)
 	Reconcile(ctx context.Context, from, to time.Time) (operate.Reconciliation, error)
