@@ -61,6 +61,33 @@ func (e ConsumedState) Valid() bool {
 	}
 }
 
+// Defines values for LeftCode.
+const (
+	LeftCodeBehind   LeftCode = "behind"
+	LeftCodeBusy     LeftCode = "busy"
+	LeftCodeExposed  LeftCode = "exposed"
+	LeftCodeGone     LeftCode = "gone"
+	LeftCodeRetrying LeftCode = "retrying"
+)
+
+// Valid indicates whether the value is a known member of the LeftCode enum.
+func (e LeftCode) Valid() bool {
+	switch e {
+	case LeftCodeBehind:
+		return true
+	case LeftCodeBusy:
+		return true
+	case LeftCodeExposed:
+		return true
+	case LeftCodeGone:
+		return true
+	case LeftCodeRetrying:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for Role.
 const (
 	Operator Role = "operator"
@@ -359,12 +386,14 @@ type Detail struct {
 	Audit    []AuditEntry `json:"audit"`
 
 	// Behind Oldest first, at most 100
-	Behind      []Stuck            `json:"behind"`
-	BehindTotal int                `json:"behindTotal"`
-	Build       string             `json:"build,omitempty,omitzero"`
-	Class       string             `json:"class,omitempty,omitzero"`
-	Consumer    string             `json:"consumer,omitempty,omitzero"`
-	CreatedAt   time.Time          `json:"createdAt"`
+	Behind      []Stuck `json:"behind"`
+	BehindTotal int     `json:"behindTotal"`
+	Build       string  `json:"build,omitempty,omitzero"`
+	Class       string  `json:"class,omitempty,omitzero"`
+	Consumer    string  `json:"consumer,omitempty,omitzero"`
+
+	// CreatedAt Absent when the message does not say
+	CreatedAt   time.Time          `json:"createdAt,omitempty,omitzero"`
 	Database    string             `json:"database"`
 	Edited      bool               `json:"edited"`
 	Error       string             `json:"error,omitempty,omitzero"`
@@ -495,6 +524,7 @@ type Left struct {
 	Attempts    int                `json:"attempts"`
 	Build       string             `json:"build,omitempty,omitzero"`
 	Class       string             `json:"class,omitempty,omitzero"`
+	Code        LeftCode           `json:"code"`
 	Consumer    string             `json:"consumer,omitempty,omitzero"`
 	Database    string             `json:"database"`
 	Edited      bool               `json:"edited"`
@@ -511,6 +541,9 @@ type Left struct {
 	StuckAt     time.Time          `json:"stuckAt"`
 	Type        string             `json:"type"`
 }
+
+// LeftCode defines model for Left.Code.
+type LeftCode string
 
 // Original defines model for Original.
 type Original struct {
