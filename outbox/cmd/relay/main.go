@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jcp/ticketwave/outbox/admin"
 	"github.com/jcp/ticketwave/outbox/relayd"
 )
 
@@ -64,7 +65,7 @@ func run(ctx context.Context, opts options, out io.Writer) error {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	log.Info("relay started", "options", opts.redacted(), "address", listener.Addr().String())
-	err = daemon.Run(ctx)
+	err = withAdmin(ctx, opts, log, daemon.Run)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	err = errors.Join(err, server.Shutdown(closing))
@@ -73,4 +74,26 @@ func run(ctx context.Context, opts options, out io.Writer) error {
 	}
 	log.Info("relay stopped")
 	return err
+}
+
+// withAdmin relays, and offers the administration API beside it if it is asked for. When one ends, so does the other.
+func withAdmin(ctx context.Context, opts options, log *slog.Logger, relay func(context.Context) error) error {
+	if opts.Admin.Addr == "" {
+		return relay(ctx)
+	}
+	opts.Admin.Logger = log
+	api, err := admin.Open(ctx, opts.Admin)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		defer cancel()
+		ended <- api.Run(ctx)
+	}()
+	err = relay(ctx)
+	cancel()
+	return errors.Join(err, <-ended)
 }

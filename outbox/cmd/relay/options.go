@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jcp/ticketwave/outbox/admin"
+	"github.com/jcp/ticketwave/outbox/operate"
 	"github.com/jcp/ticketwave/outbox/relay"
 	"github.com/jcp/ticketwave/outbox/retention"
 )
@@ -25,6 +27,7 @@ type options struct {
 	LogLevel  slog.Level
 	Keep      time.Duration
 	Health    bool
+	Admin     admin.Options // off when its Addr is empty
 }
 
 var errHelp = errors.New("help was asked for")
@@ -38,7 +41,16 @@ usage: relay [flags]
   -http       TW_HTTP_ADDR        address of /livez, /readyz and /metrics (default :5010)
   -keep       TW_RELAY_KEEP       how long relayed messages are kept, 1h or longer (default 168h)
   -log-level  TW_LOG_LEVEL        debug, info, warn or error              (default info)
+  -admin      TW_ADMIN_ADDR       address of the administration API, 127.0.0.1:5011 for example (default: off)
   -health                         ask the relay that runs on the -http address whether it is ready, and exit
+
+The administration API, for outboxctl, takes from the environment:
+
+  TW_ADMIN_TOKENS             file of its tokens; "outboxctl token new" makes their lines           (required)
+  TW_ADMIN_DATABASES          as TW_RELAY_DATABASES, for a role that may operate                    (required)
+  TW_ADMIN_TLS_CERT, _KEY     PEM files; an address beyond 127.0.0.1 needs them                     ()
+  TW_ADMIN_INSECURE           true allows such an address without TLS                               (false)
+  TW_RABBITMQ_MANAGEMENT_URL  lets it compare queues and bindings with what they should be          ()
 
 A flag wins over the environment. Stop it with SIGINT or SIGTERM: what is in flight is finished first.
 `
@@ -57,6 +69,7 @@ func parse(args []string, getenv func(string) string, out io.Writer) (options, e
 	addr := flags.String("http", env("TW_HTTP_ADDR", ":5010"), "")
 	keep := flags.String("keep", env("TW_RELAY_KEEP", retention.KeepRelayed.String()), "")
 	level := flags.String("log-level", env("TW_LOG_LEVEL", "info"), "")
+	adminAddr := flags.String("admin", env("TW_ADMIN_ADDR", ""), "")
 	health := flags.Bool("health", false, "")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -69,7 +82,33 @@ func parse(args []string, getenv func(string) string, out io.Writer) (options, e
 		return options{}, fmt.Errorf("unexpected argument %q (relay -help lists the flags)", flags.Arg(0))
 	}
 	opts := options{AMQPURL: *amqp, HTTPAddr: *addr, Health: *health}
-	return opts.check(*databases, *level, *keep)
+	opts.Admin.Addr = *adminAddr
+	opts, err := opts.check(*databases, *level, *keep)
+	if err == nil && !opts.Health && *adminAddr != "" {
+		err = opts.administer(getenv)
+	}
+	return opts, err
+}
+
+// administer reads what the administration API needs.
+func (o *options) administer(getenv func(string) string) error {
+	o.Admin.TokenFile = getenv("TW_ADMIN_TOKENS")
+	o.Admin.CertFile, o.Admin.KeyFile = getenv("TW_ADMIN_TLS_CERT"), getenv("TW_ADMIN_TLS_KEY")
+	switch insecure := getenv("TW_ADMIN_INSECURE"); insecure {
+	case "", "false":
+	case "true":
+		o.Admin.Insecure = true
+	default:
+		return fmt.Errorf("TW_ADMIN_INSECURE is %q: want true or false", insecure)
+	}
+	databases, err := parseDatabases("TW_ADMIN_DATABASES", getenv("TW_ADMIN_DATABASES"))
+	if err != nil {
+		return err
+	}
+	for _, db := range databases {
+		o.Admin.Operate.Databases = append(o.Admin.Operate.Databases, operate.Database{Name: db.Name, URL: db.URL})
+	}
+	return o.Admin.Check()
 }
 
 func (o options) check(databases, level, keep string) (options, error) {
@@ -89,22 +128,22 @@ func (o options) check(databases, level, keep string) (options, error) {
 	if o.Keep, err = time.ParseDuration(keep); err != nil || o.Keep < retention.MinKeep {
 		return o, fmt.Errorf("TW_RELAY_KEEP is %q: want a time of 1h or longer, 168h for example", keep)
 	}
-	o.Databases, err = parseDatabases(databases)
+	o.Databases, err = parseDatabases("TW_RELAY_DATABASES", databases)
 	return o, err
 }
 
-func parseDatabases(list string) ([]relay.Database, error) {
-	const want = "TW_RELAY_DATABASES: want name=postgres://user:password@host:port/database, separated by commas"
+func parseDatabases(variable, list string) ([]relay.Database, error) {
+	const want = "%s: want name=postgres://user:password@host:port/database, separated by commas"
 	var databases []relay.Database
 	seen := map[string]bool{}
 	for _, item := range strings.Split(list, ",") {
 		name, address, ok := strings.Cut(strings.TrimSpace(item), "=")
 		u, err := url.Parse(address)
 		if !ok || name == "" || err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" || u.Host == "" {
-			return nil, errors.New(want)
+			return nil, fmt.Errorf(want, variable)
 		}
 		if seen[name] {
-			return nil, fmt.Errorf("TW_RELAY_DATABASES: the name %q stands there twice", name)
+			return nil, fmt.Errorf("%s: the name %q stands there twice", variable, name)
 		}
 		seen[name] = true
 		databases = append(databases, relay.Database{Name: name, URL: address})
@@ -118,7 +157,7 @@ func (o options) redacted() map[string]any {
 	for _, db := range o.Databases {
 		databases = append(databases, db.Name+"="+redact(db.URL))
 	}
-	return map[string]any{"databases": databases, "amqp": redact(o.AMQPURL), "http": o.HTTPAddr, "logLevel": o.LogLevel.String(), "keep": o.Keep.String()}
+	return map[string]any{"databases": databases, "amqp": redact(o.AMQPURL), "http": o.HTTPAddr, "logLevel": o.LogLevel.String(), "keep": o.Keep.String(), "admin": o.Admin.Addr}
 }
 
 func redact(address string) string {
