@@ -24,17 +24,19 @@ import (
 )
 
 var (
-	errBlocked = errors.New("nobody is bound")
-	errBad     = errors.New("not this one")
-	errBig     = errors.New("too large")
-	errAway    = errors.New("the broker is away")
+	errBlocked    = errors.New("nobody is bound")
+	errBad        = errors.New("not this one")
+	errBig        = errors.New("too large")
+	errBrokerAway = errors.New("the broker is away")
 )
 
 // city is one outbox with a relay and a broker that fails as it is told to.
 type city struct {
 	*bench
-	rt   *rapid.T
+	rt   tester
 	stop func()
+	told int      // by tell
+	draw *rapid.T // of a property
 
 	mu      sync.Mutex
 	blocked map[string]bool   // types
@@ -43,12 +45,27 @@ type city struct {
 	lossy   bool              // ... takes it and does not say so
 	arrived []string          // message ids, in order of their first arrival
 	bodies  map[string]string // of the first arrival
+	again   []string          // that had arrived
 	blurred map[string]bool   // taken without a word
 
 	written map[string][]string // message ids of each key, in order
 	key     map[string]string   // of a message
 	edited  map[string]string   // bodies
 	skipped map[string]bool
+}
+
+// tester is a test or one check of a property.
+type tester interface {
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
+func newCity(b *bench, t tester) *city {
+	return &city{
+		bench: b, rt: t, blocked: map[string]bool{}, bad: map[string]error{}, bodies: map[string]string{}, blurred: map[string]bool{},
+		written: map[string][]string{}, key: map[string]string{}, edited: map[string]string{}, skipped: map[string]bool{},
+	}
 }
 
 func (c *city) Close() error { return nil }
@@ -63,15 +80,17 @@ func (c *city) Publish(_ string, msgs ...*message.Message) error {
 	case c.bad[msg.UUID] != nil:
 		return c.bad[msg.UUID]
 	case c.away:
-		return errAway
+		return errBrokerAway
 	}
 	if _, again := c.bodies[msg.UUID]; !again {
 		c.arrived = append(c.arrived, msg.UUID)
 		c.bodies[msg.UUID] = string(msg.Payload)
+	} else {
+		c.again = append(c.again, msg.UUID)
 	}
 	if c.lossy {
 		c.blurred[msg.UUID] = true
-		return errAway
+		return errBrokerAway
 	}
 	return nil
 }
@@ -118,12 +137,12 @@ func (e told) EventKey() string  { return e.key }
 
 // write appends messages of one key, some of which the broker will refuse.
 func (c *city) write() {
-	key := rapid.SampledFrom([]string{"k0", "k1", "k2", "k3", "k4"}).Draw(c.rt, "key")
+	key := rapid.SampledFrom([]string{"k0", "k1", "k2", "k3", "k4"}).Draw(c.draw, "key")
 	var events []outbox.Event
-	for range rapid.IntRange(1, 4).Draw(c.rt, "messages") {
-		events = append(events, told{rapid.SampledFrom([]string{"a", "b"}).Draw(c.rt, "type"), key, len(c.written[key]) + len(events)})
+	for range rapid.IntRange(1, 4).Draw(c.draw, "messages") {
+		events = append(events, told{rapid.SampledFrom([]string{"a", "b"}).Draw(c.draw, "type"), key, len(c.written[key]) + len(events)})
 	}
-	fault := rapid.SampledFrom([]error{nil, nil, nil, errBad, errBig}).Draw(c.rt, "fault")
+	fault := rapid.SampledFrom([]error{nil, nil, nil, errBad, errBig}).Draw(c.draw, "fault")
 	// What is bad is known before the relay can see it.
 	var ids []string
 	c.mu.Lock()
@@ -163,7 +182,7 @@ func (c *city) some(state operate.State) (operate.Stuck, bool) {
 	if len(list) == 0 {
 		return operate.Stuck{}, false
 	}
-	return list[rapid.IntRange(0, len(list)-1).Draw(c.rt, "which")], true
+	return list[rapid.IntRange(0, len(list)-1).Draw(c.draw, "which")], true
 }
 
 // act does a verb with one message, and reports whether it was done.
@@ -180,7 +199,7 @@ func (c *city) act(verb operate.Verb, id uuid.UUID, body string) bool {
 }
 
 func (c *city) skip() {
-	state := rapid.SampledFrom([]operate.State{operate.Parked, operate.Retrying, operate.Behind}).Draw(c.rt, "state")
+	state := rapid.SampledFrom([]operate.State{operate.Parked, operate.Retrying, operate.Behind}).Draw(c.draw, "state")
 	if m, ok := c.some(state); ok && c.act(operate.VerbSkip, m.MessageID, "") {
 		c.skipped[m.MessageID.String()] = true
 	}
@@ -196,11 +215,11 @@ func (c *city) edit() {
 }
 
 func (c *city) step() {
-	switch op := rapid.SampledFrom([]string{"write", "write", "write", "write", "block", "unblock", "away", "lossy", "back", "mend", "kill", "restart", "replay", "skip", "edit", "settle"}).Draw(c.rt, "op"); op {
+	switch op := rapid.SampledFrom([]string{"write", "write", "write", "write", "block", "unblock", "away", "lossy", "back", "mend", "kill", "restart", "replay", "skip", "edit", "settle"}).Draw(c.draw, "op"); op {
 	case "write":
 		c.write()
 	case "block":
-		typ := rapid.SampledFrom([]string{"a", "b"}).Draw(c.rt, "type")
+		typ := rapid.SampledFrom([]string{"a", "b"}).Draw(c.draw, "type")
 		c.set(func() { c.blocked[typ] = true })
 	case "unblock":
 		c.set(func() { clear(c.blocked) })
@@ -297,10 +316,8 @@ func TestStuckSequencesOfTheOutbox(t *testing.T) {
 		}
 	}
 	rapid.Check(t, func(rt *rapid.T) {
-		c := &city{
-			bench: newBench(t), rt: rt, blocked: map[string]bool{}, bad: map[string]error{}, bodies: map[string]string{}, blurred: map[string]bool{},
-			written: map[string][]string{}, key: map[string]string{}, edited: map[string]string{}, skipped: map[string]bool{},
-		}
+		c := newCity(newBench(t), rt)
+		c.draw = rt
 		c.start()
 		defer func() { c.stop() }()
 		for range rapid.IntRange(10, 60).Draw(rt, "steps") {

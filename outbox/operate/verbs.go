@@ -62,6 +62,13 @@ func (o *Operator) Do(ctx context.Context, c Command) (Result, error) {
 	return result, result.outcome(c)
 }
 
+func (a Actor) check() error {
+	if strings.TrimSpace(a.Name) == "" || len(a.Name) > 200 || strings.TrimSpace(a.Reason) == "" || len(a.Reason) > 2000 {
+		return fmt.Errorf("%w: say who acts, in at most 200 bytes, and why, in at most 2000", ErrInvalid)
+	}
+	return nil
+}
+
 func (c Command) check() error {
 	switch {
 	case c.Verb != VerbReplay && c.Verb != VerbSkip && c.Verb != VerbEdit:
@@ -70,8 +77,8 @@ func (c Command) check() error {
 		return fmt.Errorf("%w: limit %d, want 1 to %d", ErrInvalid, c.Limit, mostTouched)
 	case c.Verb != VerbEdit && (c.Payload != nil || c.Headers != nil):
 		return fmt.Errorf("%w: only %q takes a payload or headers", ErrInvalid, VerbEdit)
-	case !c.DryRun && (strings.TrimSpace(c.Actor.Name) == "" || len(c.Actor.Name) > 200 || strings.TrimSpace(c.Actor.Reason) == "" || len(c.Actor.Reason) > 2000):
-		return fmt.Errorf("%w: say who acts, in at most 200 bytes, and why, in at most 2000", ErrInvalid)
+	case !c.DryRun && c.Actor.check() != nil:
+		return c.Actor.check()
 	case c.Verb == VerbEdit:
 		return errors.Join(c.Filter.check(), c.checkEdit())
 	}

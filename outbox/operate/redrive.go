@@ -1,0 +1,251 @@
+package operate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/jcp/ticketwave/outbox/rabbitmq"
+)
+
+const (
+	maxDead     = 10_000           // messages of a dead-letter queue that one command reads
+	deadTimeout = 10 * time.Minute // of a command over dead letters
+)
+
+// DeadCommand chooses dead letters of one queue.
+type DeadCommand struct {
+	// Queue is the dead-letter queue, or the queue that it belongs to.
+	Queue string
+	// Fingerprints name the messages; none means all.
+	Fingerprints []string
+	// Limit is the most messages that are touched. Default 1,000, at most 10,000.
+	Limit  int
+	DryRun bool
+	Actor  Actor
+}
+
+// DeadResult says how many dead letters matched, and were sent back or removed.
+type DeadResult struct {
+	DryRun  bool `json:"dryRun"`
+	Matched int  `json:"matched"`
+	Changed int  `json:"changed"`
+}
+
+// Dead lists dead letters of one queue, or of all, without their payloads and at most limit of each; 0 means 50. What
+// is read goes back to its place. Queues that cannot be read are an error beside the rest.
+func (o *Operator) Dead(ctx context.Context, queue string, limit int) ([]DeadMessage, error) {
+	limit, err := Page{Limit: limit}.limit()
+	if err != nil {
+		return nil, err
+	}
+	s := o.survey(ctx)
+	names := make([]string, 0, 1)
+	if queue == "" {
+		for _, name := range s.queues() {
+			names = append(names, rabbitmq.DeadName(name))
+		}
+	} else {
+		name, err := s.dead(queue)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	found := []DeadMessage{}
+	errs := slices.Clone(s.away)
+	for _, name := range names {
+		list, err := o.broker.peek(ctx, name, limit)
+		for i := range list {
+			list[i].Payload = nil
+		}
+		found, errs = append(found, list...), append(errs, err)
+	}
+	return found, errors.Join(errs...)
+}
+
+// DeadShow is one dead letter with its payload.
+func (o *Operator) DeadShow(ctx context.Context, queue, fingerprint string) (DeadMessage, error) {
+	name, err := o.survey(ctx).dead(queue)
+	if err != nil {
+		return DeadMessage{}, err
+	}
+	list, err := o.broker.peek(ctx, name, 500)
+	if err != nil {
+		return DeadMessage{}, err
+	}
+	for _, m := range list {
+		if m.Fingerprint == fingerprint {
+			return m, nil
+		}
+	}
+	return DeadMessage{}, fmt.Errorf("%w: no message %s among the first %d of %s", ErrNotFound, fingerprint, len(list), name)
+}
+
+// DeadRedrive sends dead letters back to the queue that they came from, the oldest first. Each is confirmed there before
+// it leaves the dead-letter queue; after a crash in between it is at both, and its consumer absorbs it.
+func (o *Operator) DeadRedrive(ctx context.Context, c DeadCommand) (DeadResult, error) {
+	return o.dead(ctx, c, "dead.redrive")
+}
+
+// DeadDiscard removes dead letters for good.
+func (o *Operator) DeadDiscard(ctx context.Context, c DeadCommand) (DeadResult, error) {
+	return o.dead(ctx, c, "dead.discard")
+}
+
+// dead is the name of a dead-letter queue, given it or its queue.
+func (s *scene) dead(queue string) (string, error) {
+	if s.topology == nil {
+		return "", errors.Join(append([]error{fmt.Errorf("%w: no database has a topology", ErrNotFound)}, s.away...)...)
+	}
+	of := strings.TrimSuffix(queue, rabbitmq.DeadName(""))
+	if !slices.Contains(s.queues(), of) {
+		return "", fmt.Errorf("%w: there is no queue %q among %s", ErrNotFound, queue, strings.Join(s.queues(), ", "))
+	}
+	return rabbitmq.DeadName(of), nil
+}
+
+// keeper is the database whose audit log takes what is done to a queue: its consumer's, or the first.
+func (o *Operator) keeper(s *scene, queue string) *database {
+	consumer, _, _ := strings.Cut(queue, ".")
+	if st := s.home(consumer); st != nil {
+		return st.database
+	}
+	return o.databases[0]
+}
+
+func (o *Operator) dead(ctx context.Context, c DeadCommand, action string) (done DeadResult, err error) {
+	done.DryRun = c.DryRun
+	if c.Limit == 0 {
+		c.Limit = 1000
+	}
+	if c.Limit < 0 || c.Limit > maxDead {
+		return done, fmt.Errorf("%w: limit is %d, want 1 to %d", ErrInvalid, c.Limit, maxDead)
+	}
+	if err := c.Actor.check(); err != nil && !c.DryRun {
+		return done, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, deadTimeout)
+	defer cancel()
+	s := o.survey(ctx)
+	name, err := s.dead(c.Queue)
+	if err != nil {
+		return done, err
+	}
+	w := &deadWork{queue: name, command: c}
+	if !c.DryRun {
+		// The broker takes part in no transaction: the log says first what is about to happen, then what has.
+		if err := o.log(ctx, s, w, action, "began", 0); err != nil {
+			return done, err
+		}
+		if w.redrive = action == "dead.redrive"; w.redrive {
+			w.target = strings.TrimSuffix(name, rabbitmq.DeadName(""))
+		}
+	}
+	err = w.run(ctx, &o.broker)
+	done.Matched, done.Changed = w.matched, w.changed
+	if !c.DryRun {
+		err = errors.Join(err, o.log(context.WithoutCancel(ctx), s, w, action, "ended", w.changed))
+	}
+	if err == nil && w.matched == 0 && len(c.Fingerprints) > 0 {
+		err = fmt.Errorf("%w: %s holds none of these messages", ErrNotFound, name)
+	}
+	return done, err
+}
+
+func (o *Operator) log(ctx context.Context, s *scene, w *deadWork, action, stage string, changed int) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	d := o.keeper(s, w.queue)
+	detail := map[string]any{"queue": w.queue, "stage": stage, "changed": changed, "limit": w.command.Limit, "fingerprints": w.command.Fingerprints[:min(len(w.command.Fingerprints), 100)]}
+	_, err := d.pool.Exec(ctx, `SELECT ops.append($1, $2, $3, $4)`, w.command.Actor.Name, w.command.Actor.Reason, action, detail)
+	if err != nil {
+		return d.failed("append to the audit log", err)
+	}
+	return nil
+}
+
+// deadWork goes through a dead-letter queue once, from its oldest message.
+type deadWork struct {
+	queue, target    string
+	command          DeadCommand
+	redrive          bool
+	matched, changed int
+}
+
+func (w *deadWork) run(ctx context.Context, b *broker) error {
+	ch, done, err := b.channel(ctx)
+	if err != nil {
+		return err
+	}
+	defer done() // what is not acknowledged goes back to its place
+	if w.redrive {
+		if err := ch.Confirm(false); err != nil {
+			return fmt.Errorf("ask for confirms: %w", err)
+		}
+	}
+	returns := ch.NotifyReturn(make(chan amqp.Return, 1))
+	for read := 0; read < maxDead && w.matched < w.command.Limit; read++ {
+		d, ok, err := ch.Get(w.queue, false)
+		if err != nil {
+			return fmt.Errorf("read queue %s: %w", w.queue, err)
+		}
+		if !ok {
+			return nil
+		}
+		if len(w.command.Fingerprints) > 0 && !slices.Contains(w.command.Fingerprints, fingerprint(d)) {
+			continue
+		}
+		w.matched++
+		if w.command.DryRun {
+			continue
+		}
+		if w.redrive {
+			if err := w.send(ctx, ch, returns, d); err != nil {
+				return err
+			}
+		}
+		if err := d.Ack(false); err != nil {
+			return fmt.Errorf("acknowledge a message of %s: %w", w.queue, err)
+		}
+		w.changed++
+	}
+	return nil
+}
+
+// send publishes a dead letter to its queue as it first came there, and waits until the queue has it.
+func (w *deadWork) send(ctx context.Context, ch *amqp.Channel, returns <-chan amqp.Return, d amqp.Delivery) error {
+	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
+	defer cancel()
+	headers := amqp.Table{}
+	for name, value := range d.Headers {
+		if name != rabbitmq.HeaderMalformed && !strings.HasPrefix(name, "x-") {
+			headers[name] = value
+		}
+	}
+	confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, "", w.target, true, false, amqp.Publishing{
+		Headers: headers, ContentType: d.ContentType, ContentEncoding: d.ContentEncoding, DeliveryMode: amqp.Persistent, CorrelationId: d.CorrelationId,
+		ReplyTo: d.ReplyTo, MessageId: d.MessageId, Timestamp: d.Timestamp, Type: d.Type, AppId: d.AppId, Body: d.Body,
+	})
+	if err != nil {
+		return fmt.Errorf("publish to %s: %w", w.target, err)
+	}
+	taken, err := confirm.WaitContext(ctx)
+	if err != nil {
+		return fmt.Errorf("publish to %s: %w", w.target, err)
+	}
+	select {
+	case <-returns:
+		return fmt.Errorf("%w: there is no queue %s", ErrRefused, w.target)
+	default:
+	}
+	if !taken {
+		return fmt.Errorf("%w: %s takes no messages now: it is full, or its channel was closed", ErrRefused, w.target)
+	}
+	return nil
+}

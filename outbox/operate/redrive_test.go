@@ -1,0 +1,101 @@
+package operate_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/jcp/ticketwave/outbox/operate"
+	"github.com/jcp/ticketwave/outbox/outboxtest"
+	"github.com/jcp/ticketwave/outbox/rabbitmq"
+)
+
+// bodies are those of a listing's messages, asked for one by one.
+func bodies(t *testing.T, w *town, o *operate.Operator, list []operate.DeadMessage) (all []string) {
+	t.Helper()
+	for _, m := range list {
+		shown, err := o.DeadShow(w.context(), m.Queue, m.Fingerprint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, string(shown.Payload))
+	}
+	return all
+}
+
+func TestDeadLettersAreSentBackOrDiscarded(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	o := w.operator()
+	ch := w.channel()
+	const queue, dead = "billing.0", "billing.0.dead"
+	for n := range 6 {
+		err := ch.PublishWithContext(w.context(), w.topology.DeadExchange(), queue, true, false, amqp.Publishing{
+			Headers: amqp.Table{rabbitmq.HeaderMalformed: fmt.Sprint("reason ", n), "own": int32(n)}, MessageId: fmt.Sprint("m", n), Body: fmt.Append(nil, n),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	listed := func() []operate.DeadMessage {
+		list, err := o.Dead(w.context(), queue, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return len(listed()) == 6 }, "the messages are dead")
+	list := listed()
+	if list[3].Reason != "reason 3" || list[3].Size != 1 || list[3].Payload != nil || list[3].Queue != dead {
+		t.Errorf("listed as %+v", list[3])
+	}
+	ann := operate.Actor{Name: "ann", Reason: "mended"}
+	prints := []string{list[1].Fingerprint, list[4].Fingerprint}
+
+	done, err := o.DeadRedrive(w.context(), operate.DeadCommand{Queue: dead, Fingerprints: prints, DryRun: true})
+	if err != nil || done != (operate.DeadResult{DryRun: true, Matched: 2}) {
+		t.Errorf("dry run: %+v, %v", done, err)
+	}
+	if _, err := o.DeadRedrive(w.context(), operate.DeadCommand{Queue: dead, Fingerprints: prints}); !errors.Is(err, operate.ErrInvalid) {
+		t.Errorf("nobody redrives: %v", err)
+	}
+	if _, err := o.DeadDiscard(w.context(), operate.DeadCommand{Queue: "nowhere.0", Actor: ann}); !errors.Is(err, operate.ErrNotFound) {
+		t.Errorf("a queue that is not there: %v", err)
+	}
+	if _, err := o.DeadDiscard(w.context(), operate.DeadCommand{Queue: queue, Fingerprints: []string{"0123"}, Actor: ann}); !errors.Is(err, operate.ErrNotFound) {
+		t.Errorf("a message that is not there: %v", err)
+	}
+	done, err = o.DeadRedrive(w.context(), operate.DeadCommand{Queue: dead, Fingerprints: prints, Actor: ann})
+	if err != nil || done != (operate.DeadResult{Matched: 2, Changed: 2}) {
+		t.Errorf("redrive: %+v, %v", done, err)
+	}
+	want := []int{1, 4}
+	w.take(queue, 2, func(d amqp.Delivery) error {
+		if string(d.Body) != fmt.Sprint(want[0]) || d.MessageId != fmt.Sprint("m", want[0]) || d.Headers["own"] != int32(want[0]) || d.Headers[rabbitmq.HeaderMalformed] != nil {
+			t.Errorf("%q came back with %v, want %d as it was", d.Body, d.Headers, want[0])
+		}
+		want = want[1:]
+		return d.Ack(false)
+	})
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return len(listed()) == 4 }, "the others stay")
+	if got := bodies(t, w, o, listed()); !slices.Equal(got, []string{"0", "2", "3", "5"}) {
+		t.Errorf("left are %v, want the others in order", got)
+	}
+
+	done, err = o.DeadDiscard(w.context(), operate.DeadCommand{Queue: queue, Limit: 3, Actor: ann})
+	if err != nil || done != (operate.DeadResult{Matched: 3, Changed: 3}) {
+		t.Errorf("discard: %+v, %v", done, err)
+	}
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return len(listed()) == 1 }, "the rest is gone")
+	if got := bodies(t, w, o, listed()); !slices.Equal(got, []string{"5"}) {
+		t.Errorf("left are %v", got)
+	}
+	entries, _, err := o.Audit(w.context(), operate.AuditFilter{Action: "dead.redrive"}, operate.Page{})
+	if err != nil || len(entries) != 2 || entries[0].Actor != ann {
+		t.Errorf("the audit log has %+v, %v", entries, err)
+	}
+}

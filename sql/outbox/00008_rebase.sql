@@ -1,0 +1,78 @@
+-- +goose Up
+-- The cursor's transaction ids mean something on one timeline of one cluster. After a restore or a failover this makes
+-- the outbox fit the server that answers: what was relayed counts as relayed, and everything else is new.
+
+-- Whether a row counts as relayed by a cursor of before. The old cursor would also take for relayed what the new cluster
+-- has written since under ids that the old one had used: such a row carries the transaction that made it in xmin, one
+-- that came by a restore does not.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.was_relayed(tx xid8, made_by xid, id bigint, restored boolean, relayed pg_snapshot, target pg_snapshot, last_id bigint) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN relayed IS NOT NULL
+   AND (pg_visible_in_snapshot(tx, relayed) OR target IS NOT NULL AND id <= last_id AND pg_visible_in_snapshot(tx, target))
+   AND NOT (restored AND (tx::text::numeric % 4294967296)::text = made_by::text);
+-- +goose StatementEnd
+
+-- Counts what is relayed and what is pending and, unless dry_run, makes it so. Writers wait meanwhile, for as long as it
+-- takes to write every row again; when they cannot be locked out within 10 s nothing has happened. Relays at work are
+-- fenced out. keep says that transaction ids go on, as after pg_upgrade: then the identity alone is replaced.
+-- Refused, as object_not_in_prerequisite_state, where the cursor fits and force is not given, and in recovery.
+-- +goose StatementBegin
+CREATE FUNCTION outbox.rebase(keep boolean, force boolean, dry_run boolean, who text, why text,
+    OUT relayed bigint, OUT pending bigint, OUT audit_id bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s' AS $$
+#variable_conflict use_column
+DECLARE
+    here     record;
+    known    outbox.identity;
+    restored boolean;
+    own      xid8;
+    fresh    pg_snapshot;
+BEGIN
+    IF keep IS NULL OR force IS NULL OR dry_run IS NULL THEN
+        RAISE EXCEPTION 'keep, force and dry_run must be given' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF NOT dry_run THEN
+        LOCK TABLE outbox.messages IN SHARE ROW EXCLUSIVE MODE;
+        LOCK TABLE outbox.leases, outbox.cursor IN EXCLUSIVE MODE;
+    END IF;
+    here := outbox.current_identity();
+    SELECT * INTO known FROM outbox.identity;
+    IF here.in_recovery THEN
+        RAISE EXCEPTION 'the server is in recovery: rebase on the primary' USING ERRCODE = 'object_not_in_prerequisite_state';
+    ELSIF known.singleton IS NULL THEN
+        RAISE EXCEPTION 'no relay has run yet: there is no cursor to rebase' USING ERRCODE = 'object_not_in_prerequisite_state';
+    ELSIF NOT force AND (known.system_identifier, known.database_oid, known.timeline) = (here.system_identifier, here.database_oid, here.timeline) THEN
+        RAISE EXCEPTION 'the cursor fits this server: there is nothing to rebase' USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    restored := known.system_identifier <> here.system_identifier; -- elsewhere in one cluster ids go on
+    SELECT count(*) FILTER (WHERE r.done), count(*) FILTER (WHERE NOT r.done) INTO relayed, pending
+    FROM (
+        SELECT outbox.was_relayed(m.transaction_id, m.xmin, m.id, restored AND NOT keep, c.relayed, c.target, c.last_id) AS done
+        FROM outbox.messages AS m LEFT JOIN LATERAL (
+            SELECT * FROM outbox.cursor AS c WHERE c.partition = m.partition ORDER BY c.seq DESC LIMIT 1) AS c ON true) AS r;
+    IF dry_run THEN
+        RETURN;
+    END IF;
+    IF NOT keep THEN
+        own := pg_current_xact_id();
+        fresh := format('%s:%s:', own, own)::pg_snapshot; -- everything before this transaction, and nothing of it
+        UPDATE outbox.messages AS m
+        SET transaction_id = CASE WHEN outbox.was_relayed(m.transaction_id, m.xmin, m.id, restored, c.relayed, c.target, c.last_id) THEN '3'::xid8 ELSE own END
+        FROM generate_series(0, 3) AS p LEFT JOIN LATERAL (
+            SELECT * FROM outbox.cursor AS c WHERE c.partition = p ORDER BY c.seq DESC LIMIT 1) AS c ON true
+        WHERE m.partition = p;
+        DELETE FROM outbox.cursor;
+        DELETE FROM outbox.watermarks;
+        INSERT INTO outbox.cursor (partition, relayed, token) SELECT p, fresh, 0 FROM generate_series(0, 3) AS p;
+    END IF;
+    UPDATE outbox.leases SET token = token + 1, owner = NULL;
+    UPDATE outbox.identity
+    SET system_identifier = here.system_identifier, database_oid = here.database_oid, timeline = here.timeline, stored_at = clock_timestamp();
+    audit_id := ops.append(who, why, 'outbox.rebase', jsonb_build_object('relayed', relayed, 'pending', pending, 'keep', keep, 'force', force,
+        'from', format('system %s, database %s, timeline %s', known.system_identifier, known.database_oid, known.timeline),
+        'to', format('system %s, database %s, timeline %s', here.system_identifier, here.database_oid, here.timeline)));
+END $$;
+-- +goose StatementEnd
+REVOKE ALL ON FUNCTION outbox.rebase, outbox.was_relayed FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox.rebase TO outbox_operator;
