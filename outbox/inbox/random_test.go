@@ -260,6 +260,10 @@ func (w *world) skipHead(ctx context.Context, key string) error {
 func (w *world) twoOwners(t *rapid.T) {
 	key := rapid.SampledFrom(w.keys).Draw(t, "key")
 	operator := rapid.Bool().Draw(t, "operator")
+	if rapid.Bool().Draw(t, "due") {
+		w.unpark(t)
+		w.timePasses(t)
+	}
 	var all sync.WaitGroup
 	for range 2 {
 		owner := w.current.worker(context.Background(), 0)
