@@ -105,6 +105,9 @@ func (s Schema) UnmarshalMessage(row watermillsql.Scanner) (watermillsql.Row, er
 	if err := json.Unmarshal(r.Metadata, &msg.Metadata); err != nil {
 		return r, fmt.Errorf("decode metadata of outbox row %d: %w", r.Offset, err)
 	}
+	if msg.Metadata == nil { // JSON's null
+		msg.Metadata = message.Metadata{}
+	}
 	msg.Metadata.Set(HeaderSubject, key)
 	r.Msg = msg
 	r.ExtraData = map[string]any{"transaction_id": transactionID}
