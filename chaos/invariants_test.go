@@ -49,17 +49,17 @@ func (p *picture) consumers(topic string) (names []string) {
 
 // everythingArrives: every outbox message is in the inbox of each consumer that is bound to its type, and was published.
 func (p *picture) everythingArrives(complain func(string, ...any)) {
-	published := map[uuid.UUID]bool{}
+	published := map[uuid.UUID]int{}
 	for _, id := range p.tapped {
-		published[id] = true
+		published[id]++
 	}
 	for _, m := range p.messages {
 		for _, consumer := range p.consumers(m.Topic) {
 			if _, ok := p.inboxes[consumer][m.UUID]; !ok {
-				complain("message %s (%s, id %d, key %s) of %s has not reached %s", m.UUID, m.Topic, m.ID, m.Key, m.source, consumer)
+				complain("message %s (%s, id %d, key %s) of %s has not reached %s, published %d times", m.UUID, m.Topic, m.ID, m.Key, m.source, consumer, published[m.UUID])
 			}
 		}
-		if !published[m.UUID] && !p.untapped[m.Topic] {
+		if published[m.UUID] == 0 && !p.untapped[m.Topic] {
 			complain("message %s (%s, id %d, key %s) of %s was never published", m.UUID, m.Topic, m.ID, m.Key, m.source)
 		}
 	}

@@ -87,6 +87,7 @@ func (r *run) begin() {
 	r.Helper()
 	r.load = r.w.startLoad(r.T, r.seed)
 	r.load.await(r.T, 15)
+	r.step("the load runs")
 }
 
 // pause lets a random time pass between two faults, under load.
@@ -106,6 +107,7 @@ func (r *run) healed(of string) {
 		return len(fresh) > 0 && r.w.settled(fresh[0].booked.ID)
 	}, "no new booking ends its way after %s has come back", of)
 	r.result.recoveries = append(r.result.recoveries, recovery{of, time.Since(began)})
+	r.step("recovered: " + of)
 }
 
 // baseline is what a house at rest uses.
