@@ -45,6 +45,8 @@ type Operator struct {
 	cfg       Config
 	databases []*database
 	broker    broker
+
+	reconciling chan struct{} // room for one
 }
 
 // database is one of Config with what is known of it.
@@ -65,7 +67,7 @@ func New(cfg Config) (*Operator, error) {
 	if cfg.Patience <= 0 {
 		cfg.Patience = 2 * time.Second
 	}
-	o := &Operator{cfg: cfg, broker: broker{url: cfg.AMQPURL}}
+	o := &Operator{cfg: cfg, broker: broker{url: cfg.AMQPURL}, reconciling: make(chan struct{}, 1)}
 	names := map[string]bool{}
 	for _, d := range cfg.Databases {
 		if d.Name == "" || names[d.Name] {

@@ -69,10 +69,16 @@ func newTown(t *testing.T) *town {
 		shop: outboxtest.NewDatabase(t, "shop"), billing: outboxtest.NewDatabase(t, "billing"), mail: outboxtest.NewDatabase(t, "mail"),
 	}
 	w.declare()
-	if err := relayd.StoreTopology(w.context(), w.shop.AdminURL, w.topology); err != nil {
-		t.Fatal(err)
-	}
+	w.store()
 	return w
+}
+
+// store writes the topology where the relay's daemon finds it.
+func (w *town) store() {
+	w.t.Helper()
+	if err := relayd.StoreTopology(w.context(), w.shop.AdminURL, w.topology); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 func (w *town) context() context.Context {

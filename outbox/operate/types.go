@@ -382,7 +382,7 @@ type Reconciliation struct {
 	From     time.Time `json:"from"`
 	To       time.Time `json:"to"`
 	Messages int64     `json:"messages"`
-	// Pending are committed and not relayed yet, or relayed less than a grace period ago.
+	// Pending are not relayed yet, or still in a consumer's queue, once for each consumer.
 	Pending    int64 `json:"pending"`
 	Stuck      int64 `json:"stuck"`
 	Gaps       []Gap `json:"gaps"` // at most 1,000; GapsTotal counts all
@@ -390,7 +390,10 @@ type Reconciliation struct {
 	Duplicates int64 `json:"duplicates"` // effects beyond one per (message, consumer)
 	// Unknown are inbox rows of messages that no outbox holds.
 	Unknown int64 `json:"unknown"`
-	Clean   bool  `json:"clean"`
+	// NotChecked is what could not be asked; nothing is said about it.
+	NotChecked []string `json:"notChecked"`
+	// Clean says that there are no gaps, duplicates or unknown messages, and that everything was checked.
+	Clean bool `json:"clean"`
 }
 
 // Gap is a message that a bound consumer does not have.
