@@ -10,6 +10,7 @@ import (
 
 	"github.com/jcp/ticketwave/outbox/admin/api"
 	"github.com/jcp/ticketwave/outbox/internal/build"
+	"github.com/jcp/ticketwave/outbox/operate"
 )
 
 //go:embed openapi.yaml
@@ -18,7 +19,7 @@ var specification []byte
 // Config describes a server. Zero values take the defaults.
 type Config struct {
 	// Operator does the work.
-	Operator Operator
+	Operator *operate.Operator
 	// Tokens say who may ask.
 	Tokens *Tokens
 	// Logger gets the access log. Default slog.Default.

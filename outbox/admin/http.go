@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -99,11 +98,15 @@ func (s *Server) Reconcile(w http.ResponseWriter, r *http.Request, params api.Re
 	if from.IsZero() {
 		from = to.Add(-time.Hour)
 	}
-	if !from.Before(to) {
+	switch {
+	case !from.Before(to):
 		s.fail(w, r, malformed("from", "must be before to"))
 		return
+	case params.Grace < 0 || params.Grace > maxAge:
+		s.fail(w, r, malformed("grace", "must be from 0 to 315360000 seconds"))
+		return
 	}
-	found, err := s.cfg.Operator.Reconcile(r.Context(), from, to)
+	found, err := s.cfg.Operator.Reconcile(r.Context(), from, to, time.Duration(params.Grace)*time.Second)
 	s.answer(w, r, found, err)
 }
 
@@ -243,13 +246,7 @@ func (s *Server) EditStuck(w http.ResponseWriter, r *http.Request, _ api.EditStu
 
 // Cursors answers with the cursors.
 func (s *Server) Cursors(w http.ResponseWriter, r *http.Request, p api.CursorsParams) {
-	items, err := s.cfg.Operator.Cursors(r.Context())
-	if p.Database != "" {
-		items = slices.DeleteFunc(items, func(c operate.Cursor) bool { return c.Database != p.Database })
-		if !slices.Contains(s.cfg.Operator.Databases(), p.Database) {
-			err = malformed("database", "there is no such database; /v1/whoami lists them")
-		}
-	}
+	items, err := s.cfg.Operator.Cursors(r.Context(), p.Database)
 	partial(s, w, r, items, "", err)
 }
 
@@ -265,7 +262,7 @@ func (s *Server) Rebase(w http.ResponseWriter, r *http.Request, _ api.RebasePara
 		return
 	}
 	done, err := s.cfg.Operator.Rebase(r.Context(), operate.RebaseCommand{
-		Database: body.Database, Keep: body.Keep, DryRun: dryRun(r), Actor: actor(r.Context(), body.Reason),
+		Database: body.Database, Keep: body.Keep, Force: body.Force, DryRun: dryRun(r), Actor: actor(r.Context(), body.Reason),
 	})
 	s.answer(w, r, done, err)
 }

@@ -637,6 +637,9 @@ type Reason = string
 type Rebase struct {
 	Database string `json:"database"`
 
+	// Force Even where nothing seems to need it
+	Force bool `json:"force,omitempty,omitzero"`
+
 	// Keep Transaction ids go on, as after pg_upgrade
 	Keep bool `json:"keep,omitempty,omitzero"`
 
@@ -858,6 +861,9 @@ type ReconcileParams struct {
 
 	// To Created before. By default now
 	To time.Time `form:"to,omitempty" json:"to,omitempty,omitzero"`
+
+	// Grace Seconds that a message may take before it counts as a gap. By default 10
+	Grace int `form:"grace,omitempty" json:"grace,omitempty,omitzero"`
 }
 
 // ListStuckParams defines parameters for ListStuck.
@@ -2385,6 +2391,14 @@ func NewReconcileRequest(server string, params *ReconcileParams) (*http.Request,
 		}
 
 		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date-time"}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "grace", params.Grace, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
 			return nil, err
 		} else {
 			for _, qp := range strings.Split(queryFrag, "&") {
@@ -6765,6 +6779,19 @@ func (siw *ServerInterfaceWrapper) Reconcile(w http.ResponseWriter, r *http.Requ
 			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "to"})
 		} else {
 			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "to", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "grace" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "grace", r.URL.Query(), &params.Grace, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "grace"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "grace", Err: err})
 		}
 		return
 	}

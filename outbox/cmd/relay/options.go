@@ -101,6 +101,10 @@ func (o *options) administer(getenv func(string) string) error {
 	default:
 		return fmt.Errorf("TW_ADMIN_INSECURE is %q: want true or false", insecure)
 	}
+	o.Admin.Operate.AMQPURL, o.Admin.Operate.ManagementURL = o.AMQPURL, getenv("TW_RABBITMQ_MANAGEMENT_URL")
+	if u, err := url.Parse(o.Admin.Operate.ManagementURL); err != nil || o.Admin.Operate.ManagementURL != "" && (u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		return errors.New("TW_RABBITMQ_MANAGEMENT_URL: want http://user:password@host:port")
+	}
 	databases, err := parseDatabases("TW_ADMIN_DATABASES", getenv("TW_ADMIN_DATABASES"))
 	if err != nil {
 		return err
