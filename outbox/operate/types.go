@@ -293,8 +293,6 @@ type PlanRequest struct {
 	Key      string    `json:"key,omitempty"`
 	// ToQueue sends to one consumer's queues alone, past the exchange.
 	ToQueue string `json:"toQueue,omitempty"`
-	// Force gives every message a replay id, so that consumers that handled it handle it again.
-	Force bool `json:"force"`
 }
 
 // Plan is what a replay would do, and the hash that applies just that.

@@ -35,6 +35,8 @@ type PublisherConfig struct {
 	URL string
 	// Exchange is published to; Publish's topic is the routing key.
 	Exchange string
+	// ToQueues publishes past all exchanges: Publish's topic is a queue's name, and Exchange stays empty.
+	ToQueues bool
 	// Name begins the connection's name at the broker. Default "publisher".
 	Name string
 	// Channels share the connection. Default 2.
@@ -52,8 +54,8 @@ type PublisherConfig struct {
 }
 
 func (c *PublisherConfig) setDefaults() error {
-	if c.Exchange == "" {
-		return errors.New("rabbitmq: publisher config has no Exchange")
+	if (c.Exchange == "") != c.ToQueues {
+		return errors.New("rabbitmq: publisher config needs either an Exchange or ToQueues")
 	}
 	c.Channels = orDefault(c.Channels, 2)
 	c.InFlight = orDefault(c.InFlight, 1000)
