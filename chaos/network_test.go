@@ -309,8 +309,7 @@ func ackTimeout(r *run) {
 	if _, err := tx.Exec(ctx, `SELECT FROM catalog.events WHERE id = $1 FOR UPDATE`, r.load.event); err != nil {
 		r.Fatal(err)
 	}
-	catalog := r.w.procs["catalog"]
-	eventually(r.T, 12*time.Second, func() bool { return catalog.log.says(`PRECONDITION_FAILED|timed? ?out`) }, "the broker does not take the message back")
+	eventually(r.T, 25*time.Second, r.w.mq.timedOut, "the broker does not take the message back")
 	if err := tx.Commit(ctx); err != nil {
 		r.Fatal(err)
 	}

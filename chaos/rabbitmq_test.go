@@ -161,6 +161,20 @@ func (b *broker) ctl(ctx context.Context, args ...string) error {
 	return err
 }
 
+// timedOut reports whether the node has said that a consumer kept a message for too long.
+func (b *broker) timedOut() bool {
+	files, err := filepath.Glob(b.file("log/*.log"))
+	if err != nil {
+		return false
+	}
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil && bytes.Contains(text, []byte("delivery acknowledgement on channel")) {
+			return true
+		}
+	}
+	return false
+}
+
 // url connects to a vhost.
 func (b *broker) url(vhost string) string { return amqpURL(local(b.port), vhost) }
 

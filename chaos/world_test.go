@@ -327,9 +327,9 @@ func (w *world) stop(t *testing.T, name string) {
 		w.duplicates += p.absorbed()
 	}
 	p.signal(syscall.SIGTERM)
-	if !p.await(40 * time.Second) {
+	if !p.await(time.Minute) {
 		p.kill()
-		t.Errorf("%s does not end within 40 s of SIGTERM", name)
+		t.Errorf("%s does not end within a minute of SIGTERM", name)
 		return
 	}
 	if code := p.cmd.ProcessState.ExitCode(); code != 0 {

@@ -19,7 +19,12 @@ type publication struct {
 	publishing amqp.Publishing
 	lane       *pubChannel
 	returned   bool
-	outcome    chan error // gets exactly one value
+	written    chan *amqp.DeferredConfirmation // gets one value when it is on the wire, nil when that failed
+	outcome    chan error                      // gets exactly one value
+}
+
+func newPublication(msg *message.Message, key string, publishing amqp.Publishing) *publication {
+	return &publication{msg: msg, key: key, publishing: publishing, written: make(chan *amqp.DeferredConfirmation, 1), outcome: make(chan error, 1)}
 }
 
 // pubChannel is one AMQP channel in confirm mode.
@@ -108,9 +113,11 @@ func (c *pubChannel) write(exchange string) {
 			c.pending = append(c.pending, pub)
 			c.mu.Unlock()
 			// A failed write closes the connection, and how far it got is unknown: it ends with the channel.
-			if err := c.ch.Publish(exchange, pub.key, true, false, pub.publishing); err != nil {
+			confirmation, err := c.ch.PublishWithDeferredConfirm(exchange, pub.key, true, false, pub.publishing)
+			if err != nil {
 				c.retire()
 			}
+			pub.written <- confirmation
 		}
 	}
 }
@@ -175,13 +182,21 @@ func (c *pubChannel) settle(confirm amqp.Confirmation) {
 	}
 	<-c.slots
 	switch {
-	case !confirm.Ack:
+	case !confirm.Ack || !pub.acked():
 		pub.outcome <- ErrRefused
 	case pub.returned:
 		pub.outcome <- fmt.Errorf("%w %q", ErrUnroutable, pub.key)
 	default:
 		pub.outcome <- nil
 	}
+}
+
+// acked is what the broker has said of this message alone. A confirm from the channel's listener may be wrong: where an
+// acknowledgement of several tags reaches over one that was refused before, the library tells the listener that all of
+// them are acknowledged. It settles the deferred confirmation first, and once.
+func (pub *publication) acked() bool {
+	confirmation := <-pub.written // it was confirmed, so it is on the wire
+	return confirmation != nil && confirmation.Acked()
 }
 
 // take removes what the tag stands for, and what is settled at the head.

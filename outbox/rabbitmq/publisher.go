@@ -181,7 +181,7 @@ func (p *Publisher) send(deadline time.Time, routingKey string, msg *message.Mes
 	if err := check(routingKey, &publishing, p.cfg.MaxBody); err != nil {
 		return nil, err
 	}
-	pub := &publication{msg: msg, key: routingKey, publishing: publishing, outcome: make(chan error, 1)}
+	pub := newPublication(msg, routingKey, publishing)
 	if p.suspects.twice(publishing.MessageId) {
 		pub.outcome <- p.sendAlone(deadline, pub)
 		return pub, nil

@@ -152,6 +152,57 @@ func TestAFullQueueRefuses(t *testing.T) {
 	}
 }
 
+// TestARefusalStaysOne sends to a full queue and to an open one through one channel. What is full says so at once, what is
+// open confirms later, and several at a time: such a confirm reaches over refusals that have been told already.
+func TestARefusalStaysOne(t *testing.T) {
+	t.Parallel()
+	url := newBroker(t)
+	ch := raw(t, url)
+	_, err := ch.QueueDeclare("tiny", true, false, false, false, amqp.Table{"x-queue-type": "quorum", "x-max-length": int64(1), "x-overflow": "reject-publish"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.QueueBind("tiny", "tiny", topology.Exchange, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: url, Channels: 1, InFlight: 1000})
+	var mu sync.Mutex
+	confirmed := map[string]bool{}
+	send := func(key string, n int) error {
+		msg := newMessage(n)
+		err := p.Publish(key, msg)
+		if err == nil {
+			mu.Lock()
+			defer mu.Unlock()
+			confirmed[msg.UUID] = true
+		}
+		return err
+	}
+	outboxtest.Eventually(t, 20*time.Second, func() bool { return errors.Is(send("tiny", 0), rabbitmq.ErrRefused) }, "the queue does not get full")
+	var wg sync.WaitGroup
+	for n := range 2000 {
+		wg.Go(func() {
+			key := topology.RoutingKey(typ, 0)
+			if n%4 == 0 {
+				key = "tiny"
+			}
+			if err := send(key, n); n%4 == 0 && !errors.Is(err, rabbitmq.ErrRefused) || n%4 != 0 && err != nil {
+				t.Errorf("message %d under key %s: %v", n, key, err)
+			}
+		})
+	}
+	wg.Wait()
+	found := ids(t, ch, "tiny")
+	for id := range ids(t, ch, "billing.0") {
+		found[id]++
+	}
+	for id := range confirmed {
+		if found[id] == 0 {
+			t.Errorf("message %s was confirmed and is in no queue", id)
+		}
+	}
+}
+
 func TestWhatCannotBeSentStopsNobodyElse(t *testing.T) {
 	t.Parallel()
 	url := newBroker(t)
