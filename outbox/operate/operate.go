@@ -47,6 +47,8 @@ type Operator struct {
 	broker    broker
 
 	reconciling chan struct{} // room for one
+	now         func() time.Time
+	long        time.Duration // from when on an open transaction is worth a word
 }
 
 // database is one of Config with what is known of it.
@@ -67,7 +69,7 @@ func New(cfg Config) (*Operator, error) {
 	if cfg.Patience <= 0 {
 		cfg.Patience = 2 * time.Second
 	}
-	o := &Operator{cfg: cfg, broker: broker{url: cfg.AMQPURL}, reconciling: make(chan struct{}, 1)}
+	o := &Operator{cfg: cfg, broker: broker{url: cfg.AMQPURL}, reconciling: make(chan struct{}, 1), now: time.Now, long: longTransaction}
 	names := map[string]bool{}
 	for _, d := range cfg.Databases {
 		if d.Name == "" || names[d.Name] {

@@ -40,7 +40,7 @@ func (o *Operator) survey(ctx context.Context) *scene {
 	s := &scene{}
 	for i, st := range stores {
 		if errs[i] != nil {
-			s.away = append(s.away, errs[i])
+			s.away = append(s.away, awayError{o.databases[i].name, errs[i]})
 			continue
 		}
 		s.stores = append(s.stores, st)
@@ -50,6 +50,14 @@ func (o *Operator) survey(ctx context.Context) *scene {
 	}
 	return s
 }
+
+// awayError is why a database does not answer.
+type awayError struct {
+	name string
+	error
+}
+
+func (e awayError) Unwrap() error { return e.error }
 
 const surveyTimeout = 5 * time.Second
 

@@ -122,9 +122,9 @@ func (t Topology) declare(ch *amqp.Channel) error {
 // deliveryLimit: RabbitMQ 4 drops a message after 20 deliveries, and every return of a prefetched one counts.
 const deliveryLimit = 1_000_000
 
-func (t Topology) declareQueue(ch *amqp.Channel, q Queue, partition int) error {
-	name := t.QueueName(q.Name, partition)
-	_, err := ch.QueueDeclare(name, true, false, false, false, amqp.Table{
+// QueueArguments are those that a consumer's queue of that name is declared with.
+func (t Topology) QueueArguments(name string) amqp.Table {
+	return amqp.Table{
 		"x-queue-type":              "quorum",
 		"x-single-active-consumer":  true,
 		"x-delivery-limit":          int64(deliveryLimit),
@@ -132,7 +132,12 @@ func (t Topology) declareQueue(ch *amqp.Channel, q Queue, partition int) error {
 		"x-dead-letter-routing-key": name,
 		"x-dead-letter-strategy":    "at-least-once",
 		"x-overflow":                "reject-publish",
-	})
+	}
+}
+
+func (t Topology) declareQueue(ch *amqp.Channel, q Queue, partition int) error {
+	name := t.QueueName(q.Name, partition)
+	_, err := ch.QueueDeclare(name, true, false, false, false, t.QueueArguments(name))
 	if err != nil {
 		return explain("queue", name, err)
 	}
