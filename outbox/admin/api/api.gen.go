@@ -33,6 +33,7 @@ const (
 	ConsumedStateMissing ConsumedState = "missing"
 	ConsumedStateParked  ConsumedState = "parked"
 	ConsumedStateQueued  ConsumedState = "queued"
+	ConsumedStateSkipped ConsumedState = "skipped"
 	ConsumedStateStuck   ConsumedState = "stuck"
 	ConsumedStateUnknown ConsumedState = "unknown"
 )
@@ -51,6 +52,8 @@ func (e ConsumedState) Valid() bool {
 	case ConsumedStateParked:
 		return true
 	case ConsumedStateQueued:
+		return true
+	case ConsumedStateSkipped:
 		return true
 	case ConsumedStateStuck:
 		return true
@@ -743,11 +746,16 @@ type Where struct {
 	MessageID openapi_types.UUID `json:"messageId"`
 	Partition int                `json:"partition"`
 	Relay     string             `json:"relay,omitempty,omitzero"`
-	RelayedAt time.Time          `json:"relayedAt,omitempty,omitzero"`
-	State     WhereState         `json:"state"`
-	Stuck     Stuck              `json:"stuck,omitempty,omitzero"`
-	Type      string             `json:"type,omitempty,omitzero"`
-	Verdict   string             `json:"verdict"`
+
+	// RelayedAfter The earliest, as far as that is known
+	RelayedAfter time.Time `json:"relayedAfter,omitempty,omitzero"`
+
+	// RelayedAt The latest time at which it can have been relayed
+	RelayedAt time.Time  `json:"relayedAt,omitempty,omitzero"`
+	State     WhereState `json:"state"`
+	Stuck     Stuck      `json:"stuck,omitempty,omitzero"`
+	Type      string     `json:"type,omitempty,omitzero"`
+	Verdict   string     `json:"verdict"`
 }
 
 // WhereState defines model for Where.State.

@@ -143,8 +143,10 @@ func (a *app) showWhere(w api.Where) {
 		a.field("  committed", "%s in %s, %s ago", clock(w.CreatedAt), dash(w.Database), a.age(w.CreatedAt))
 	}
 	switch {
+	case !w.RelayedAfter.IsZero() && !w.RelayedAt.IsZero():
+		a.field("  relayed", "between %s and %s", clock(w.RelayedAfter), clock(w.RelayedAt))
 	case !w.RelayedAt.IsZero():
-		a.field("  relayed", "%s", clock(w.RelayedAt))
+		a.field("  relayed", "by %s", clock(w.RelayedAt))
 	case w.Relay != "":
 		a.field("  relay", "%s", plain(w.Relay))
 	}

@@ -1,0 +1,4 @@
+package admin
+
+// Encode is how answers are written.
+var Encode = encode
