@@ -48,51 +48,52 @@ func TestTheUnreadableGoesToTheDeadLetterQueue(t *testing.T) {
 	t.Parallel()
 	id := uuid.Must(uuid.NewV7()).String()
 	long := strings.Repeat("x", 300)
-	for name, c := range map[string]struct {
+	messages := []struct {
+		name    string
 		message amqp.Publishing
 		reason  string
 		headers string // one that must be kept
 	}{
-		"no key":         {amqp.Publishing{MessageId: id, Headers: amqp.Table{"colour": "red"}}, "no key", "colour"},
-		"no id":          {amqp.Publishing{Headers: amqp.Table{outbox.HeaderSubject: "k", "colour": "red"}}, "no UUID", "colour"},
-		"nil id":         {amqp.Publishing{MessageId: uuid.Nil.String(), Headers: amqp.Table{outbox.HeaderSubject: "k"}}, "no UUID", outbox.HeaderSubject},
-		"id is a number": {amqp.Publishing{Headers: amqp.Table{outbox.HeaderID: int32(17), outbox.HeaderSubject: "k"}}, `"17" is no UUID`, outbox.HeaderID},
-		"key too long":   {amqp.Publishing{MessageId: id, Headers: amqp.Table{outbox.HeaderSubject: long}}, "1 to 255 bytes", outbox.HeaderSubject},
-		"key is no text": {amqp.Publishing{MessageId: id, Headers: amqp.Table{outbox.HeaderSubject: "\xff\x00"}}, "1 to 255 bytes", outbox.HeaderSubject},
-		"long headers where properties are short": {amqp.Publishing{Headers: amqp.Table{
+		{"no key", amqp.Publishing{MessageId: id, Headers: amqp.Table{"colour": "red"}}, "no key", "colour"},
+		{"no id", amqp.Publishing{Headers: amqp.Table{outbox.HeaderSubject: "k", "colour": "red"}}, "no UUID", "colour"},
+		{"nil id", amqp.Publishing{MessageId: uuid.Nil.String(), Headers: amqp.Table{outbox.HeaderSubject: "k"}}, "no UUID", outbox.HeaderSubject},
+		{"id is a number", amqp.Publishing{Headers: amqp.Table{outbox.HeaderID: int32(17), outbox.HeaderSubject: "k"}}, `"17" is no UUID`, outbox.HeaderID},
+		{"key too long", amqp.Publishing{MessageId: id, Headers: amqp.Table{outbox.HeaderSubject: long}}, "1 to 255 bytes", outbox.HeaderSubject},
+		{"key is no text", amqp.Publishing{MessageId: id, Headers: amqp.Table{outbox.HeaderSubject: "\xff\x00"}}, "1 to 255 bytes", outbox.HeaderSubject},
+		{"long headers where properties are short", amqp.Publishing{Headers: amqp.Table{
 			outbox.HeaderID: long, outbox.HeaderType: long, outbox.HeaderSource: long, outbox.HeaderCorrelationID: long,
 		}}, "no UUID", outbox.HeaderCorrelationID},
-		"every type of header": {amqp.Publishing{MessageId: id, Headers: amqp.Table{
+		{"every type of header", amqp.Publishing{MessageId: id, Headers: amqp.Table{
 			"a": true, "b": []byte{0xff}, "c": amqp.Table{"d": []any{nil, int8(1), 2.5}}, "e": time.Unix(1, 0), "f": amqp.Decimal{Scale: 1, Value: 5},
 		}}, "no key", "c"},
 		// A header that the broker itself reads, and refuses as a text: the message is kept without headers.
-		"a header of the broker's": {amqp.Publishing{MessageId: id, Headers: amqp.Table{"CC": []any{"elsewhere"}}}, "headers could not be kept", ""},
-		"headers fill a frame":     {amqp.Publishing{MessageId: id, Headers: amqp.Table{"h": strings.Repeat("x", 124<<10)}}, "headers could not be kept", ""},
-		"a large body":             {amqp.Publishing{MessageId: id, Body: bytes.Repeat([]byte("x"), 5<<20)}, "no key", ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			b := newBench(t)
-			ch := b.channel()
-			if c.message.Body == nil {
-				c.message.Body = []byte(`{"n":7}`)
-			}
-			b.raw(ch, c.message)
-			b.send("k0", 1)
-			b.start(b.config(), func(ctx context.Context, tx pgx.Tx, e placed) error { return record(ctx, tx, e.N) })
-			b.settled("k0", []int{1})
-			d := b.deadLetter(ch)
-			reason, _ := d.Headers[rabbitmq.HeaderMalformed].(string)
-			if !strings.Contains(reason, c.reason) || !bytes.Equal(d.Body, c.message.Body) || d.DeliveryMode != amqp.Persistent {
-				t.Errorf("the reason is %q, want %q; %d bytes, want %d", reason, c.reason, len(d.Body), len(c.message.Body))
-			}
-			if _, ok := d.Headers[c.headers]; !ok && c.headers != "" {
-				t.Errorf("header %s is gone from %v", c.headers, d.Headers)
-			}
-			if n := b.count(`SELECT count(*) FROM inbox.stuck`); n != 0 {
-				t.Errorf("%d messages are stuck", n)
-			}
-		})
+		{"a header of the broker's", amqp.Publishing{MessageId: id, Headers: amqp.Table{"CC": []any{"elsewhere"}}}, "headers could not be kept", ""},
+		{"headers fill a frame", amqp.Publishing{MessageId: id, Headers: amqp.Table{"h": strings.Repeat("x", 124<<10)}}, "headers could not be kept", ""},
+		{"a large body", amqp.Publishing{MessageId: id, Body: bytes.Repeat([]byte("x"), 5<<20)}, "no key", ""},
+	}
+	b := newBench(t)
+	ch := b.channel()
+	for i := range messages {
+		if messages[i].message.Body == nil {
+			messages[i].message.Body = []byte(`{"n":7}`)
+		}
+		b.raw(ch, messages[i].message)
+	}
+	b.send("k0", 1)
+	b.start(b.config(), func(ctx context.Context, tx pgx.Tx, e placed) error { return record(ctx, tx, e.N) })
+	b.settled("k0", []int{1})
+	for _, c := range messages {
+		d := b.deadLetter(ch)
+		reason, _ := d.Headers[rabbitmq.HeaderMalformed].(string)
+		if !strings.Contains(reason, c.reason) || !bytes.Equal(d.Body, c.message.Body) || d.DeliveryMode != amqp.Persistent {
+			t.Errorf("%s: the reason is %q, want %q; %d bytes, want %d", c.name, reason, c.reason, len(d.Body), len(c.message.Body))
+		}
+		if _, ok := d.Headers[c.headers]; !ok && c.headers != "" {
+			t.Errorf("%s: header %s is gone from %v", c.name, c.headers, d.Headers)
+		}
+	}
+	if n := b.count(`SELECT count(*) FROM inbox.stuck`); n != 0 {
+		t.Errorf("%d messages are stuck", n)
 	}
 }
 
