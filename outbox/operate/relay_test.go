@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	errAway = errors.New("the broker is away")
+	errDown = errors.New("the broker is away")
 	errSize = errors.New("the message is too large")
 	errOwn  = errors.New("the message fails for now")
 )
@@ -47,7 +47,7 @@ func (b *broker) Publish(_ string, msgs ...*message.Message) error {
 			case n < 20:
 				return errOwn
 			case n < 22:
-				return errAway
+				return errDown
 			}
 		}
 		if len(b.forms[msg.UUID]) == 0 {
@@ -139,8 +139,10 @@ func (b *bench) hammer(ctx context.Context, side operate.Side, d *deeds) {
 			return
 		}
 		for _, s := range list {
-			if err := b.strike(ctx, side, s, d); err != nil && ctx.Err() == nil {
-				b.t.Error(err)
+			if err := b.strike(ctx, side, s, d); err != nil {
+				if ctx.Err() == nil {
+					b.t.Error(err)
+				}
 				return
 			}
 		}
@@ -159,7 +161,7 @@ func (b *bench) strike(ctx context.Context, side operate.Side, s operate.Stuck, 
 	d.mu.Lock() // one operator at a time knows which form is the newest
 	defer d.mu.Unlock()
 	result, err := b.Do(ctx, c)
-	if err == nil && result.Changed == 1 {
+	if result.Changed == 1 {
 		d.counts[string(c.Verb)]++
 		switch c.Verb {
 		case operate.VerbSkip:

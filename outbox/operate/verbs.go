@@ -21,6 +21,7 @@ const (
 	mostTouched    = 10000
 	chunk          = 250 // messages of one transaction
 	mostLeft       = 100
+	callTimeout    = 10 * time.Second // beyond the statement's own, so that its outcome is known
 )
 
 // verdict is what became of one message.
@@ -297,8 +298,13 @@ func (w *work) try(ctx context.Context, rows []stuckRow, still []int64) error {
 	return nil
 }
 
-// operate calls the side's function.
+// operate calls the side's function. Once begun it is not interrupted, so that the result tells what was done.
 func (w *work) operate(ctx context.Context, rows []stuckRow, still []int64) ([]verdict, error) {
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
 	seqs, tries, parked := make([]int64, len(rows)), make([]int, len(rows)), make([]bool, len(rows))
 	for i, r := range rows {
 		seqs[i], tries[i], parked[i] = r.Seq, r.Attempts, r.Parked

@@ -359,3 +359,18 @@ func (b *bench) many(side operate.Side, n int) {
 		INSERT INTO inbox.stuck (consumer, message_id, partition, type, key, payload, headers, attempts, class, error, fingerprint, build, parked)
 		SELECT $2, message_id, 0, 'shop.orders.placed.v1', message_id::text, '{}', '{}', 1, 'permanent', 'key ' || message_id, 'key <id>', 'A', true FROM m`, n, consumer)
 }
+
+// What the cursor has not passed would come again after a crash, as it was written.
+func TestWhatTheCursorHasNotPassedWaits(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	id := b.stuckOutbox(parked.of("a"))
+	b.exec(`INSERT INTO outbox.cursor (partition, relayed, token) SELECT partition, '3:3:', 1 FROM outbox.stuck`)
+	edit := operate.Command{Verb: operate.VerbEdit, Filter: just(operate.Outbox, id), Payload: json.RawMessage(`{}`)}
+	skip := operate.Command{Verb: operate.VerbSkip, Filter: just(operate.Outbox, id)}
+	b.refused(operate.ErrBusy, edit)
+	b.refused(operate.ErrBusy, skip)
+	b.exec(`INSERT INTO outbox.cursor (partition, relayed, token) SELECT partition, pg_current_snapshot(), 1 FROM outbox.stuck`)
+	b.do(edit)
+	b.do(skip)
+}

@@ -32,7 +32,8 @@ REVOKE ALL ON FUNCTION outbox.is_passed FROM PUBLIC;
 -- unless the caller saw the lease's beat stand still for the lease's timeout: beats has it at partition + 1. What was
 -- in a dead relay's hand is exposed.
 --
--- A message that the cursor has not passed yet would come again after a crash: to be skipped it has to wait.
+-- A message that the cursor has not passed yet would come again after a crash, as it was written: to be skipped or edited
+-- it has to wait.
 --
 -- The verdict is ok, gone, busy, changed, or why the row must not be touched: behind (replay its head), retrying or
 -- exposed (not to be edited).
@@ -66,9 +67,9 @@ BEGIN
             WHEN s.seq <> ALL (locked) THEN 'busy'
             WHEN s.attempts <> w.attempts OR s.parked <> w.parked THEN 'changed'
             WHEN verb = 'replay' AND h.uuid IS NOT NULL THEN 'behind'
-            WHEN verb = 'skip' AND NOT outbox.is_passed(s.partition, s.message_id) THEN 'busy'
             WHEN verb = 'edit' AND NOT s.parked AND s.attempts > 0 THEN 'retrying'
             WHEN verb = 'edit' AND (s.exposed OR s.claim IS NOT NULL OR s.class = 'refused') THEN 'exposed'
+            WHEN verb <> 'replay' AND NOT outbox.is_passed(s.partition, s.message_id) THEN 'busy'
             ELSE 'ok'
         END, h.uuid)::ops.verdict)
     INTO judged
