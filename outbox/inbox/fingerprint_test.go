@@ -21,15 +21,15 @@ func TestAThousandFailuresOfOneCauseAreOneLine(t *testing.T) {
 		},
 		"errors.errorString: hold <id>": func(int) error { return errors.New("hold " + strings.ToUpper(uuid.NewString())) },
 		"errors.errorString: object <n> at <n> is gone": func(n int) error {
-			return fmt.Errorf("%w", errors.New(fmt.Sprintf("object %x at %p is gone", 11400714819323198485*uint64(n+1), &n)))
+			return fmt.Errorf("%w", fmt.Errorf("object %x at %p is gone", 11400714819323198485*uint64(n+1), &n))
 		},
-		"errors.errorString: name <text> is taken":        func(n int) error { return errors.New(fmt.Sprintf("name %q is taken", fmt.Sprint("a \"b\" ", n, "\n"))) },
-		"errors.errorString: name <text> isn't one's own": func(n int) error { return fmt.Errorf("%w", errors.New(fmt.Sprintf("name '%d' isn't one's own", n))) },
-		"errors.errorString: cannot read <text> (<text>)": func(n int) error { return errors.New(fmt.Sprintf("cannot read `f%d` ('x%d')", n, n)) },
+		"errors.errorString: name <text> is taken":        func(n int) error { return fmt.Errorf("name %q is taken", fmt.Sprint("a \"b\" ", n, "\n")) },
+		"errors.errorString: name <text> isn't one's own": func(n int) error { return fmt.Errorf("%w", fmt.Errorf("name '%d' isn't one's own", n)) },
+		"errors.errorString: cannot read <text> (<text>)": func(n int) error { return fmt.Errorf("cannot read `f%d` ('x%d')", n, n) },
 		"inbox.errTimeout: after <n>: timeout": func(n int) error {
 			return fmt.Errorf("after %s: %w", time.Duration(n*n)*1234567, errTimeout{})
 		},
-		"errors.errorString: <n> is away": func(n int) error { return errors.New(fmt.Sprintf("10.0.%d.%d:5432 is away", n%256, n/256)) },
+		"errors.errorString: <n> is away": func(n int) error { return fmt.Errorf("10.0.%d.%d:5432 is away", n%256, n/256) },
 		"postgres 23505 seats_pkey: insert seat <n>: ERROR: duplicate key value violates unique constraint <text> (SQLSTATE <n>)": func(n int) error {
 			return fmt.Errorf("insert seat %d: %w", n, &pgconn.PgError{
 				Severity: "ERROR", Code: "23505", ConstraintName: "seats_pkey", Message: `duplicate key value violates unique constraint "seats_pkey"`,

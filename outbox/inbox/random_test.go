@@ -504,7 +504,7 @@ type lossy struct {
 func (l *lossy) Read(b []byte) (int, error) {
 	n, err := l.Conn.Read(b)
 	if l.deaf.Load() && n > 0 {
-		_ = l.Conn.Close()
+		_ = l.Close()
 		return 0, io.ErrUnexpectedEOF
 	}
 	return n, err
