@@ -46,6 +46,7 @@ type pump struct {
 	limit  int64            // nothing above this id goes out any more
 	done   chan *entry      // finished attempts; never blocks the sender
 	again  chan *entry      // entries whose pause is over; never blocks the sender
+	looks  int              // at the outbox, by this session
 	stores int              // journal rows written since the last pruning
 	fresh  int              // messages confirmed since the last journal row
 	unkept bool             // the journal does not know all that is done ...
@@ -64,6 +65,7 @@ type entry struct {
 	finished bool
 	seq      int64 // of outbox.stuck; 0 for a message of the window
 	tried    int   // attempts that outbox.stuck knows of
+	inherits bool  // an earlier session may have published it
 	delivery *Delivery
 }
 
@@ -119,6 +121,7 @@ func (p *pump) step(ctx context.Context) (moved bool, err error) {
 		}
 	}
 	base := p.base()
+	p.looks++
 	now, rows, fits, err := p.sess.next(ctx, base)
 	if err != nil {
 		return false, err
@@ -292,7 +295,7 @@ func (p *pump) finish(ctx context.Context) error {
 // come to a route whose breaker is open.
 func (p *pump) admit(rows []row) {
 	for i := range rows {
-		e := &entry{id: rows[i].ID, row: &rows[i]}
+		e := &entry{id: rows[i].ID, row: &rows[i], inherits: p.looks <= 1}
 		p.order = append(p.order, e)
 		l, busy := p.lanes[e.row.Key]
 		switch {

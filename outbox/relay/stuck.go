@@ -98,8 +98,21 @@ func (p *pump) blocked(e *entry) bool {
 // divert decides that an entry goes the way of its key: to outbox.stuck, with the next store.
 func (p *pump) divert(e *entry) {
 	p.stuck.moving = append(p.stuck.moving, e.id)
+	if e.inherits {
+		p.expose(e.id)
+	}
 	e.finished, e.row, e.delivery = true, nil, nil
 	p.owe()
+}
+
+// expose notes of a message that is moving that some consumer may have it, unless it cannot be sent at all.
+func (p *pump) expose(id int64) {
+	f := p.stuck.failures[id]
+	if f == nil {
+		f = &failure{}
+		p.stuck.failures[id] = f
+	}
+	f.exposed = f.exposed || !f.class.parks()
 }
 
 // divertBlocked lets a key wait whose message came to an open breaker.

@@ -54,11 +54,13 @@ func (s *session) divert(ctx context.Context, st state, ids []int64, failures ma
 			INSERT INTO outbox.stuck (message_id, partition, uuid, topic, key, payload, metadata, created_at,
 				attempts, class, error, fingerprint, build, parked, exposed, next_attempt)
 			SELECT m.id, m.partition, m.uuid, m.topic, m.key, m.payload, m.metadata, m.created_at,
-				coalesce(f.attempts, 0), f.class, f.error, f.class || ' ' || m.topic, CASE WHEN f.id IS NOT NULL THEN $16 END,
+				coalesce(f.attempts, 0), f.class, f.error, f.class || ' ' || m.topic, CASE WHEN f.class IS NOT NULL THEN $16 END,
 				coalesce(f.parked, false), coalesce(f.exposed, false),
 				CASE WHEN f.attempts > 0 THEN clock_timestamp() + make_interval(secs => f.pause) END
-			FROM outbox.messages AS m LEFT JOIN unnest($9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::boolean[], $14::boolean[], $15::float8[])
-				AS f (id, attempts, class, error, parked, exposed, pause) ON f.id = m.id
+			FROM outbox.messages AS m LEFT JOIN (
+				SELECT id, attempts, nullif(class, '') AS class, CASE WHEN class <> '' THEN error END AS error, parked, exposed, pause
+				FROM unnest($9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::boolean[], $14::boolean[], $15::float8[])
+					AS f (id, attempts, class, error, parked, exposed, pause)) AS f ON f.id = m.id
 			WHERE m.partition + 0 = $2 AND m.id = ANY ($8) AND EXISTS (SELECT FROM held)
 			ORDER BY m.id
 			ON CONFLICT (message_id) DO NOTHING
