@@ -26,7 +26,7 @@ const (
 // examineBroker looks at the broker, and at what is declared there.
 func (e *examination) examineBroker(ctx context.Context) (found []Finding) {
 	t := e.scene.topology
-	_, done, err := e.Operator.broker.channel(ctx)
+	_, done, err := e.broker.channel(ctx)
 	if errors.Is(err, errNoBroker) {
 		return []Finding{{Check: "broker", Severity: NotChecked, Message: err.Error(), Remedy: "set TW_AMQP_URL"}}
 	}
@@ -34,12 +34,12 @@ func (e *examination) examineBroker(ctx context.Context) (found []Finding) {
 		return []Finding{{Check: "broker", Severity: Critical, Message: err.Error(), Remedy: startBroker}}
 	}
 	done() // it only showed that the broker answers
-	found = append(found, judgeRabbitMQ(e.Operator.broker.version()))
+	found = append(found, judgeRabbitMQ(e.broker.version()))
 	if t == nil {
 		return found
 	}
 	found = append(found, e.checkExchanges(ctx, t)...)
-	depths, err := e.Operator.broker.depths(ctx, e.declared())
+	depths, err := e.broker.depths(ctx, e.declared())
 	if err != nil {
 		return append(found, Finding{Check: "queue", Severity: NotChecked, Message: err.Error(), Remedy: startBroker})
 	}
@@ -86,7 +86,7 @@ func (e *examination) checkExchanges(ctx context.Context, t *rabbitmq.Topology) 
 	for _, name := range []string{t.Exchange, t.DeadExchange()} {
 		f := Finding{Check: "exchange", Severity: OK, Subject: name, Message: "exchange " + name + " is there"}
 		var closed *amqp.Error
-		switch err := e.Operator.broker.hasExchange(ctx, name); {
+		switch err := e.broker.hasExchange(ctx, name); {
 		case errors.As(err, &closed) && closed.Code == amqp.NotFound:
 			f.Severity, f.Message, f.Remedy = Critical, "exchange "+name+" does not exist", apply
 		case err != nil:
@@ -96,7 +96,7 @@ func (e *examination) checkExchanges(ctx context.Context, t *rabbitmq.Topology) 
 	}
 	f := Finding{Check: "broker", Severity: OK, Message: "the broker takes messages"}
 	if found[0].Severity == OK {
-		if err := e.Operator.broker.takes(t.Exchange); err != nil {
+		if err := e.broker.takes(t.Exchange); err != nil {
 			f.Severity, f.Message = Critical, err.Error()
 			f.Remedy = "rabbitmqctl status shows alarms of memory and disk: free some, or let consumers empty the queues; messages wait in the outboxes meanwhile"
 		}
@@ -186,7 +186,7 @@ func (e *examination) readManagement(ctx context.Context, t *rabbitmq.Topology) 
 	if e.cfg.ManagementURL == "" {
 		return nil, nil, errors.New("no management API is configured, and AMQP itself cannot list bindings and arguments")
 	}
-	broker, err := amqp.ParseURI(e.Operator.broker.url)
+	broker, err := amqp.ParseURI(e.broker.url)
 	if err != nil {
 		return nil, nil, errors.New("bad RabbitMQ URL")
 	}

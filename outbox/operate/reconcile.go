@@ -2,6 +2,7 @@ package operate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -29,7 +30,7 @@ const (
 
 // Reconcile compares, message by message, what was committed from From and before To with what was relayed and with what
 // every bound consumer's inbox has. A message that was relayed less than grace ago, 10 s by default, is pending, not
-// missing; Reconcile waits that long when it must. It goes through outboxes and inboxes side by side in the order of
+// missing; Reconcile waits that long when it must, and it should be longer than a handler takes. It goes through outboxes and inboxes side by side in the order of
 // message ids, so memory is bounded whatever the range.
 func (o *Operator) Reconcile(ctx context.Context, from, to time.Time, grace time.Duration) (Reconciliation, error) {
 	if grace <= 0 {
@@ -382,18 +383,23 @@ func (r *reconciler) settle(ctx context.Context) error {
 	}
 	// The queues are asked before the inboxes: what has left one then is in the other, or in a handler's hand for as long
 	// as it works.
-	depths, err := r.Operator.broker.depths(ctx, r.scene.queues())
+	depths, err := r.broker.depths(ctx, r.scene.queues())
 	if err != nil {
 		r.report.NotChecked = append(r.report.NotChecked, "the queues, so what is missing may be in them: "+err.Error())
 	}
 	if err := r.present(ctx); err != nil || len(r.suspects) == 0 {
 		return err
 	}
-	if err := until(ctx, time.Now().Add(min(r.grace, time.Second))); err != nil {
-		return err
-	}
-	if err := r.present(ctx); err != nil {
-		return err
+	for range 3 {
+		if err := until(ctx, time.Now().Add(min(r.grace, 500*time.Millisecond))); err != nil {
+			return err
+		}
+		if err := r.askAgain(ctx, depths); err != nil {
+			return err
+		}
+		if err := r.present(ctx); err != nil || len(r.suspects) == 0 {
+			return err
+		}
 	}
 	if err := r.dropSkipped(ctx); err != nil {
 		return err
@@ -410,6 +416,26 @@ func (r *reconciler) settle(ctx context.Context) error {
 	return nil
 }
 
+// askAgain keeps the largest depth that a queue has told: a quorum queue that does not answer its node in time counts as
+// empty.
+func (r *reconciler) askAgain(ctx context.Context, depths map[string]depth) error {
+	var names []string
+	for _, s := range r.suspects {
+		names = append(names, r.scene.topology.QueueName(s.consumer, s.Partition))
+	}
+	slices.Sort(names)
+	again, err := r.broker.depths(ctx, slices.Compact(names))
+	for name, d := range again {
+		if before, asked := depths[name]; asked && d.messages > before.messages {
+			depths[name] = d
+		}
+	}
+	if errors.Is(err, errNoBroker) || len(depths) == 0 { // said already
+		return nil
+	}
+	return err
+}
+
 func (r *reconciler) judgeRest(ctx context.Context, depths map[string]depth) {
 	var dead []string
 	for _, s := range r.suspects {
@@ -417,7 +443,7 @@ func (r *reconciler) judgeRest(ctx context.Context, depths map[string]depth) {
 	}
 	slices.Sort(dead)
 	dead = slices.Compact(dead)
-	buried, err := r.Operator.broker.depths(ctx, dead)
+	buried, err := r.broker.depths(ctx, dead)
 	if err != nil {
 		buried = map[string]depth{}
 	}

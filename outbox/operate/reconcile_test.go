@@ -11,6 +11,7 @@ import (
 	"github.com/jcp/ticketwave/outbox"
 	"github.com/jcp/ticketwave/outbox/inbox"
 	"github.com/jcp/ticketwave/outbox/operate"
+	"github.com/jcp/ticketwave/outbox/outboxtest"
 )
 
 func (w *town) reconcile(o *operate.Operator) operate.Reconciliation {
@@ -28,9 +29,12 @@ func TestReconcileClean(t *testing.T) {
 	o := w.operator()
 	w.relay()
 	w.consumeAll()
+	var placed, all []uuid.UUID
 	for i := range 20 {
-		w.write(order{Key: "a", N: i}, order{Kind: paidType, Key: "b", N: i})
+		ids := w.write(order{Key: "a", N: i}, order{Kind: paidType, Key: "b", N: i})
+		placed, all = append(placed, ids[0]), append(all, ids...)
 	}
+	outboxtest.Eventually(t, time.Minute, func() bool { return w.handled(w.mail, all...) == 40 && w.handled(w.billing, placed...) == 20 }, "all are handled")
 	w.quiet(o)
 	r := w.reconcile(o)
 	if !r.Clean || r.Messages != 40 || r.Pending != 0 || r.Stuck != 0 {
@@ -118,9 +122,9 @@ func TestReconcileManyMessages(t *testing.T) {
 	o := w.operator()
 	w.relay()
 	w.consumeAll()
-	const n = 3000
+	const n = 1500
 	w.exec(w.shop, `INSERT INTO outbox.messages (uuid, topic, key, payload) SELECT gen_random_uuid(), $1, 'k' || n % 1000, '{}' FROM generate_series(1, 100) AS n`, paidType)
-	w.quiet(o)
+	w.mailed(100)
 	if r := w.reconcile(o); !r.Clean || r.Messages != 100 {
 		t.Errorf("ids without a time: %s", dump(r))
 	}
@@ -129,7 +133,7 @@ func TestReconcileManyMessages(t *testing.T) {
 		INSERT INTO outbox.messages (uuid, topic, key, payload)
 		SELECT (substr(first, 1, 8) || substr(first, 9, 5) || substr(gen_random_uuid()::text, 14))::uuid, $1, 'k' || n % 1000, '{}'
 		FROM generate_series(1, $3) AS n, (SELECT inbox.first_id($2)::text AS first) AS f`, paidType, time.Now().Add(-time.Minute), n)
-	w.quiet(o)
+	w.mailed(n + 100)
 	w.exec(w.mail, `DELETE FROM inbox.messages WHERE message_id IN (SELECT message_id FROM inbox.messages ORDER BY message_id LIMIT 20)`)
 	start := time.Now()
 	r := w.reconcile(o)
@@ -138,6 +142,12 @@ func TestReconcileManyMessages(t *testing.T) {
 		r.Gaps = nil
 		t.Errorf("%s", dump(r))
 	}
+}
+
+// mailed waits until mail has handled n messages.
+func (w *town) mailed(n int) {
+	w.t.Helper()
+	outboxtest.Eventually(w.t, 2*time.Minute, func() bool { return get[int](w, w.mail, `SELECT count(*) FROM inbox.messages`) == n }, "mail handles %d messages", n)
 }
 
 func TestReconcileRefuses(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -291,8 +290,6 @@ func (w *town) take(queue string, n int, each func(amqp.Delivery) error) {
 		w.t.Fatal(err)
 	}
 }
-
-func (w *town) vhost() string { return w.amqp[strings.LastIndexByte(w.amqp, '/')+1:] }
 
 func dump(v any) string {
 	text, err := json.MarshalIndent(v, "", "  ")
