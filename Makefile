@@ -2,7 +2,7 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo run up down clean migrate build test test-full chaos soak bench lint fmt tools-race
+.PHONY: help demo run up down clean migrate build test test-full chaos soak bench lint fmt generate tools-race
 
 GOLANGCI_VERSION := v2.15.0
 MODULES  := contracts outbox sql services bench chaos
@@ -40,7 +40,7 @@ migrate: build up ## create and migrate the databases, declare the topology
 build: ## compile all programs into bin/
 	@mkdir -p $(BIN)
 	@cd services && go build -o $(BIN)/ $(addprefix ./cmd/,$(PROGRAMS))
-	@cd outbox && go build -o $(BIN)/ ./cmd/relay
+	@cd outbox && go build -o $(BIN)/ ./cmd/relay ./cmd/outboxctl
 
 test: tools-race up ## run the tests on real servers, with the race detector
 	@$(ENV); for module in $(MODULES); do \
@@ -67,6 +67,9 @@ bench: build up ## compare with what else there is; ONLY=drain,latency chooses r
 lint: $(LINT) ## golangci-lint, pinned, over every module
 	@unformatted=$$(gofmt -l $(MODULES)); [ -z "$$unformatted" ] || { echo "not gofmt'ed:"; echo "$$unformatted"; exit 1; }
 	@for module in $(MODULES); do echo "--- $$module"; (cd $$module && $(LINT) run --allow-parallel-runners ./...) || failed=1; done; [ -z "$${failed:-}" ]
+
+generate: ## generate the administration API's Go code from its specification again
+	@cd outbox/admin/api && GOWORK=off GOFLAGS=-mod=mod go generate .
 
 fmt: ## format the code
 	@gofmt -w $(MODULES)

@@ -25,7 +25,7 @@ func (s *Server) PlanReplay(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	plan, err := s.cfg.Operator.PlanReplay(r.Context(), operate.PlanRequest{
-		Database: body.Database, From: body.From, To: body.To, Type: body.Type, Key: body.Key, ToQueue: body.ToQueue, Force: body.Force,
+		Database: body.Database, From: body.From, To: body.To, Type: body.Type, Key: body.Key, ToQueue: body.ToQueue,
 	})
 	s.answer(w, r, plan, err)
 }

@@ -142,7 +142,7 @@ func TestComposePortsAreOfThisMachine(t *testing.T) {
 	t.Parallel()
 	defaults := map[string]string{
 		"postgres": "5432:5432", "rabbitmq": "5672:5672 15672:15672", "mailpit": "8025:8025",
-		"booking": "5001:5001", "catalog": "5002:5002", "payment": "5003:5003", "notification": "5004:5004", "relay": "5010:5010",
+		"booking": "5001:5001", "catalog": "5002:5002", "payment": "5003:5003", "notification": "5004:5004", "relay": "5010:5010 5011:5011",
 		"migrate": "", "topology": "",
 	}
 	assertPorts(t, compose(t, nil), defaults)
@@ -164,7 +164,7 @@ func assertPorts(t *testing.T, project *types.Project, want map[string]string) {
 		if got := strings.Join(ports, " "); got != want[name] {
 			t.Errorf("%s: ports are %q, want %q", name, got, want[name])
 		}
-		if addr := s.Environment["TW_HTTP_ADDR"]; addr != nil && (len(s.Ports) != 1 || *addr != fmt.Sprintf(":%d", s.Ports[0].Target)) {
+		if addr := s.Environment["TW_HTTP_ADDR"]; addr != nil && (len(s.Ports) == 0 || *addr != fmt.Sprintf(":%d", s.Ports[0].Target)) {
 			t.Errorf("%s listens on %s and publishes %q", name, *addr, want[name])
 		}
 	}
@@ -259,6 +259,25 @@ func TestComposeSetsWhatProgramsRead(t *testing.T) {
 	}
 }
 
+// The administration API is off until somebody asks for it, and its tokens come as a file.
+func TestComposeGuardsTheAdministrationAPI(t *testing.T) {
+	t.Parallel()
+	project := compose(t, nil)
+	relay := project.Services["relay"].Environment
+	if *relay["TW_ADMIN_ADDR"] != "" || project.Secrets["admin-tokens"].File != "/dev/null" {
+		t.Errorf("it is on: %q, tokens in %s", *relay["TW_ADMIN_ADDR"], project.Secrets["admin-tokens"].File)
+	}
+	project = compose(t, types.Mapping{"TW_ADMIN_ADDR": ":5011", "TW_ADMIN_TOKENS_FILE": "/etc/ticketwave/tokens"})
+	relay = project.Services["relay"].Environment
+	secrets := project.Services["relay"].Secrets
+	if len(secrets) != 1 || *relay["TW_ADMIN_TOKENS"] != "/run/secrets/"+secrets[0].Source || project.Secrets[secrets[0].Source].File != "/etc/ticketwave/tokens" {
+		t.Errorf("tokens are read from %s, given %v", *relay["TW_ADMIN_TOKENS"], secrets)
+	}
+	if *relay["TW_ADMIN_ADDR"] != ":5011" || *relay["TW_ADMIN_INSECURE"] != "true" {
+		t.Errorf("it listens on %s", *relay["TW_ADMIN_ADDR"])
+	}
+}
+
 // missing are the words that are not in the list.
 func missing(words, list []string) []string {
 	return slices.DeleteFunc(slices.Clone(words), func(w string) bool { return slices.Contains(list, w) })
@@ -321,7 +340,7 @@ func TestComposeDatabasesAreThoseOfThePlan(t *testing.T) {
 	t.Parallel()
 	project := compose(t, types.Mapping{"TW_SERVICE_PASSWORD": "s3cret"})
 	plan := schema.TicketWave(*project.Services["migrate"].Environment["TW_DATABASE_PREFIX"], *project.Services["migrate"].Environment["TW_SERVICE_PASSWORD"])
-	var relayed []string
+	var relayed, operated []string
 	for _, db := range plan.Databases {
 		url := func(login string) string {
 			return fmt.Sprintf("postgres://%s:%s@postgres:5432/%s", login, plan.Password, db.Name)
@@ -330,9 +349,13 @@ func TestComposeDatabasesAreThoseOfThePlan(t *testing.T) {
 			t.Errorf("%s connects to %s, want %s", db.Source, got, url(db.Login))
 		}
 		relayed = append(relayed, db.Source+"="+url(plan.RelayLogin))
+		operated = append(operated, db.Source+"="+url(plan.OperatorLogin))
 	}
 	if got := *project.Services["relay"].Environment["TW_RELAY_DATABASES"]; got != strings.Join(relayed, ",") {
 		t.Errorf("the relay reads %s, want %s", got, strings.Join(relayed, ","))
+	}
+	if got := *project.Services["relay"].Environment["TW_ADMIN_DATABASES"]; got != strings.Join(operated, ",") {
+		t.Errorf("operators reach %s, want %s", got, strings.Join(operated, ","))
 	}
 }
 

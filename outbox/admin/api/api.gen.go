@@ -350,7 +350,9 @@ type DeadCommand struct {
 	// Fingerprints Absent means every message
 	Fingerprints []string `json:"fingerprints,omitempty,omitzero"`
 	Limit        int      `json:"limit,omitempty,omitzero"`
-	Queue        string   `json:"queue"`
+
+	// Queue The dead-letter queue, or the queue that it belongs to
+	Queue string `json:"queue"`
 
 	// Reason Why; it goes into the audit log
 	Reason Reason `json:"reason"`
@@ -593,13 +595,10 @@ type Plan struct {
 
 // PlanRequest defines model for PlanRequest.
 type PlanRequest struct {
-	Database string `json:"database"`
-
-	// Force Consumers that handled a message handle it again
-	Force bool      `json:"force,omitempty,omitzero"`
-	From  time.Time `json:"from"`
-	Key   string    `json:"key,omitempty,omitzero"`
-	To    time.Time `json:"to"`
+	Database string    `json:"database"`
+	From     time.Time `json:"from"`
+	Key      string    `json:"key,omitempty,omitzero"`
+	To       time.Time `json:"to"`
 
 	// ToQueue One consumer's queues alone
 	ToQueue string `json:"toQueue,omitempty,omitzero"`
@@ -652,9 +651,10 @@ type Rebase struct {
 
 // Rebased defines model for Rebased.
 type Rebased struct {
-	DryRun  bool  `json:"dryRun"`
-	Pending int64 `json:"pending"`
-	Relayed int64 `json:"relayed"`
+	Audit   AuditRef `json:"audit,omitempty,omitzero"`
+	DryRun  bool     `json:"dryRun"`
+	Pending int64    `json:"pending"`
+	Relayed int64    `json:"relayed"`
 }
 
 // Reconciliation defines model for Reconciliation.

@@ -84,7 +84,11 @@ func (a *app) cursorRebase() *cobra.Command {
 					if r.DryRun {
 						verb = "would count as"
 					}
-					a.printf("%s %s relayed, %d as not relayed\n", plural(r.Relayed, "message", "messages"), verb, r.Pending)
+					var audit []api.AuditRef
+					if r.Audit.Database != "" {
+						audit = append(audit, r.Audit)
+					}
+					a.printf("%s %s relayed, %d as not relayed%s\n", plural(r.Relayed, "message", "messages"), verb, r.Pending, audited(audit))
 					return true, nil
 				})
 		},

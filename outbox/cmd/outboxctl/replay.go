@@ -31,7 +31,7 @@ func (a *app) replayPlan() *cobra.Command {
 	c := &cobra.Command{
 		Use: "plan", Short: "Say what a replay would do, and name the plan that does it", Args: cobra.NoArgs,
 		Long: "Says how many messages and keys a replay would publish again, what consumers have already processed, and what\n" +
-			"cannot be decoded or routed. Nothing is sent. Consumers absorb what they have handled, unless --force.",
+			"cannot be decoded or routed. Nothing is sent. Consumers absorb what they have handled.",
 		Example: "  outboxctl replay plan --database booking --from 2h --to 1h --to-queue payment",
 		RunE: func(c *cobra.Command, _ []string) error {
 			var err error
@@ -56,7 +56,6 @@ func (a *app) replayPlan() *cobra.Command {
 	c.Flags().StringVarP(&req.Type, "type", "t", "", "a message type")
 	c.Flags().StringVarP(&req.Key, "key", "k", "", "a key, such as a booking id")
 	c.Flags().StringVar(&req.ToQueue, "to-queue", "", "one consumer's queues alone, past the exchange")
-	c.Flags().BoolVar(&req.Force, "force", false, "let consumers handle again what they have handled")
 	return c
 }
 
@@ -66,9 +65,6 @@ func (a *app) showPlan(p api.Plan) {
 	to := "whoever is bound"
 	if p.Request.ToQueue != "" {
 		to = plain(p.Request.ToQueue) + " alone"
-	}
-	if p.Request.Force {
-		to += ", to be handled again"
 	}
 	a.field("to", "%s", to)
 	a.field("publishes", "%s of %s", plural(p.Messages, "message", "messages"), plural(p.Keys, "key", "keys"))

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/jcp/ticketwave/outbox/admin"
 	"github.com/jcp/ticketwave/outbox/inbox"
 	"github.com/jcp/ticketwave/outbox/relay"
 	"github.com/jcp/ticketwave/outbox/relayd"
@@ -29,6 +30,7 @@ type hooks struct {
 // house is the four services and the relay in one process.
 type house struct {
 	opts      options
+	admin     *admin.Daemon // or nil
 	logs      io.Writer
 	hooks     hooks
 	listeners map[string]net.Listener
@@ -58,6 +60,9 @@ func (h *house) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	parts := []func(context.Context) error{h.relay}
+	if h.admin != nil {
+		parts = append(parts, h.admin.Run)
+	}
 	for _, service := range schema.Services {
 		parts = append(parts, func(ctx context.Context) error { return h.serve(ctx, service) })
 	}

@@ -30,6 +30,15 @@ func runAll(ctx context.Context, opts options) error {
 		return err
 	}
 	h := &house{opts: opts, logs: os.Stderr, listeners: listeners}
+	token := ""
+	if opts.AdminAddr != "off" {
+		if h.admin, token, err = offerAdmin(ctx, opts); err != nil {
+			for _, l := range listeners {
+				err = errors.Join(err, l.Close())
+			}
+			return err
+		}
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
@@ -37,7 +46,7 @@ func runAll(ctx context.Context, opts options) error {
 		defer cancel()
 		ended <- h.run(ctx)
 	}()
-	if err := h.welcome(ctx); err != nil && ctx.Err() == nil {
+	if err := h.welcome(ctx, token); err != nil && ctx.Err() == nil {
 		cancel()
 		return errors.Join(err, <-ended)
 	}
@@ -49,7 +58,7 @@ func runAll(ctx context.Context, opts options) error {
 }
 
 // welcome makes sure that the documented request works, and shows it.
-func (h *house) welcome(ctx context.Context) error {
+func (h *house) welcome(ctx context.Context, token string) error {
 	waiting, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	event := map[string]any{
@@ -80,10 +89,10 @@ Book two tickets:
   curl -i -H 'Content-Type: application/json' \
     -d '{"eventId":"%s","userId":"test-user-123","ticketCount":2}' \
     %s/api/example/create-booking-with-flow
-
+%s
 Ctrl-C stops it.
 
-`, h.url("booking"), h.url("catalog"), h.url("payment"), h.url("notification"), exampleEvent, h.url("booking"))
+`, h.url("booking"), h.url("catalog"), h.url("payment"), h.url("notification"), exampleEvent, h.url("booking"), h.operators(token))
 	return nil
 }
 
