@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -345,13 +343,4 @@ func (w *world) bookOne(t *testing.T, event string) order {
 	l.place(quickClient, o)
 	eventually(t, time.Minute, func() bool { return w.settled(o.booked.ID) }, "booking %s does not settle", o.booked.ID)
 	return *o
-}
-
-func names(of map[string]*program) string {
-	var list []string
-	for name := range of {
-		list = append(list, name)
-	}
-	slices.Sort(list)
-	return strings.Join(list, " ")
 }

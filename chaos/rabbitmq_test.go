@@ -141,18 +141,6 @@ func (b *broker) pid() (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(text)))
 }
 
-// stop ends the node and its port mapper.
-func (b *broker) stop(ctx context.Context) {
-	if b.proc != nil && b.proc.alive() {
-		if pid, err := b.pid(); err == nil {
-			_ = syscall.Kill(pid, syscall.SIGTERM) // closeFamily does the rest
-		}
-		b.proc.await(20 * time.Second)
-	}
-	mapper := exec.Command(b.epmd, "-port", strconv.Itoa(b.mapperPort), "-kill")
-	_, _ = output(ctx, mapper) // it may not run
-}
-
 // ctl runs rabbitmqctl.
 func (b *broker) ctl(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)

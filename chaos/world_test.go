@@ -156,7 +156,6 @@ type program struct {
 	name, kind string
 	port       int
 	log        *logFile
-	stopped    time.Time
 }
 
 // logFile keeps a program's log: in a file for people, and its end in memory for the harness.

@@ -35,7 +35,7 @@ func (s *Server) warnings(r *http.Request, err error) (texts []string) {
 	}
 	s.cfg.Logger.Warn("partial answer", "route", r.Pattern, "request", requestID(r.Context()), "error", err)
 	errs := []error{err}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the outermost alone
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		errs = joined.Unwrap()
 	}
 	for _, e := range errs {

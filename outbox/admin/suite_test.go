@@ -236,7 +236,6 @@ func (s *spec) check(t *testing.T, pointer string, document []byte) {
 type operation struct {
 	method, template, path string
 	roles                  []string // nil for the probes
-	dryRun                 bool
 }
 
 // operations are all of the specification, with paths that can be asked for.

@@ -114,12 +114,6 @@ func (e *apiError) slug() string {
 	return e.Type[strings.LastIndexByte(e.Type, ':')+1:]
 }
 
-// isProblem reports whether err is a problem of that type.
-func isProblem(err error, slug string) bool {
-	var problem *apiError
-	return errors.As(err, &problem) && problem.slug() == slug
-}
-
 // call asks the API for a T.
 func call[T any](ctx context.Context, a *app, ask func(ctx context.Context, c *api.Client) (*http.Response, error)) (answer T, err error) {
 	c, err := a.client()
