@@ -3,3 +3,4 @@
 package api
 
 //go:generate go run github.com/oapi-codegen/oapi-codegen/v2/cmd/oapi-codegen@v2.8.2 -config config.yaml ../openapi.yaml
+//go:generate sh -c "sha256sum ../openapi.yaml config.yaml api.gen.go > generated.sha256"
