@@ -506,16 +506,18 @@ func TestBrokerUsersMayDoTheirWorkAndNoMore(t *testing.T) {
 		may  bool
 		do   func(ch *amqp.Channel) error
 	}{
-		"read its queue":          {"booking", true, get("booking.0")},
-		"read another's queue":    {"booking", false, get("catalog.0")},
-		"read dead letters":       {"booking", false, get("booking.0.dead")},
-		"write dead letters":      {"catalog", true, publish(t.Context(), "ticketwave.dead", "catalog.3")},
-		"write events":            {"catalog", false, publish(t.Context(), "ticketwave.events", "x")},
-		"write past the exchange": {"catalog", false, publish(t.Context(), "", "booking.0")},
-		"declare a queue":         {"payment", false, declare("payment.9")},
-		"delete its queue":        {"payment", false, remove("payment.0")},
-		"relay events":            {"relay", true, publish(t.Context(), "ticketwave.events", "x")},
-		"relay declares others":   {"relay", false, declare("somebody.else")},
+		"read its queue":           {"booking", true, get("booking.0")},
+		"read another's queue":     {"booking", false, get("catalog.0")},
+		"read dead letters":        {"booking", false, get("booking.0.dead")},
+		"write dead letters":       {"catalog", true, publish(t.Context(), "ticketwave.dead", "catalog.3")},
+		"write events":             {"catalog", false, publish(t.Context(), "ticketwave.events", "x")},
+		"write past the exchange":  {"catalog", false, publish(t.Context(), "", "booking.0")},
+		"declare a queue":          {"payment", false, declare("payment.9")},
+		"delete its queue":         {"payment", false, remove("payment.0")},
+		"relay events":             {"relay", true, publish(t.Context(), "ticketwave.events", "x")},
+		"relay reads dead letters": {"relay", true, get("catalog.0.dead")},
+		"relay redrives them":      {"relay", true, publish(t.Context(), "", "catalog.0")},
+		"relay declares others":    {"relay", false, declare("somebody.else")},
 	} {
 		if err := b.try("ticketwave-"+c.user, c.do); (err == nil) != c.may {
 			t.Errorf("%s: %s: %v, want allowed: %v", c.user, name, err, c.may)
