@@ -51,7 +51,7 @@ func TestReconcileTellsWaitingFromMissing(t *testing.T) {
 	w.fail("mail", "bad", inbox.Permanent(errors.New("no")))
 	ids := w.write(order{Key: "a", N: 1}, order{Key: "a", N: 2}, order{Kind: lostType, Key: "nowhere"}, order{Kind: paidType, Key: "bad"})
 	w.quiet2(o)
-	w.untilWhy(o, ids[2], "no_binding")
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return w.why(o, ids[2].String()).Stuck != nil }, "what nobody hears is stuck")
 	w.untilWhy(o, ids[3], "stuck")
 	stop()
 	w.write(order{Key: "a", N: 3})

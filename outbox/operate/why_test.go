@@ -148,7 +148,11 @@ func TestWhyStuckInTheOutbox(t *testing.T) {
 	o := w.operator()
 	w.relay()
 	ids := w.write(order{Kind: lostType, Key: "k", N: 1}, order{Key: "k", N: 2})
-	first := w.untilWhy(o, ids[0], "no_binding")
+	var first operate.Where
+	outboxtest.Eventually(t, 30*time.Second, func() bool { first = w.why(o, ids[0].String()); return first.Stuck != nil }, "the first is stuck")
+	if first.State != "no_binding" {
+		t.Errorf("%s", dump(first))
+	}
 	says(t, first, "stuck in the outbox of shop", "because of unroutable", "tried again at", "the topology has no queue for "+lostType)
 	second := w.untilWhy(o, ids[1], "stuck")
 	says(t, second, "waits behind "+ids[0].String())
@@ -174,6 +178,7 @@ func TestWhyBrokerBlockedOrAway(t *testing.T) {
 	id := w.write(order{Kind: lostType, Key: "a"})[0]
 	w.untilWhy(away, id, "no_binding")
 	other := w.write(order{Key: "b"})[0]
+	w.untilWhy(away, other, "relayed")
 	w.exec(w.shop, `INSERT INTO outbox.cursor (partition, relayed, token) SELECT p, '3:3:', 0 FROM generate_series(0, 3) AS p`)
 	says(t, w.untilWhy(away, other, "broker_blocked"), "the broker takes nothing: connect to the broker")
 }
