@@ -190,6 +190,11 @@ func (p *pump) probe(ctx context.Context) error {
 	if p.untilLook() > 0 {
 		return nil
 	}
+	if len(p.stuck.moving) > 0 { // a route whose messages are not there yet would seem to have none
+		if err := p.keep(ctx); err != nil {
+			return err
+		}
+	}
 	began := time.Now()
 	w := p.wanted(began)
 	found, err := p.sess.claim(ctx, w)

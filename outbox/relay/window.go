@@ -198,9 +198,10 @@ func (s *session) collect(ctx context.Context, text string, args []any) ([]row, 
 // string is given in its JSON form, what is no object is dropped.
 func (r row) headers() map[string]string {
 	headers := map[string]string{}
-	if len(r.Metadata) == 0 || json.Unmarshal(r.Metadata, &headers) == nil {
+	if len(r.Metadata) == 0 || json.Unmarshal(r.Metadata, &headers) == nil && headers != nil {
 		return headers
 	}
+	headers = map[string]string{}
 	var loose map[string]json.RawMessage
 	if json.Unmarshal(r.Metadata, &loose) != nil {
 		return map[string]string{}

@@ -665,6 +665,9 @@ type Reconciliation struct {
 	Gaps       []Gap     `json:"gaps"`
 	GapsTotal  int64     `json:"gapsTotal"`
 	Messages   int64     `json:"messages"`
+
+	// NotChecked What could not be asked
+	NotChecked []string  `json:"notChecked"`
 	Pending    int64     `json:"pending"`
 	Stuck      int64     `json:"stuck"`
 	To         time.Time `json:"to"`

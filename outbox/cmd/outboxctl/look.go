@@ -293,6 +293,9 @@ func (a *app) showReconciliation(r api.Reconciliation) {
 		return
 	}
 	a.printf("%s\n", a.colored(red, "NOT CLEAN"))
+	for _, text := range r.NotChecked {
+		a.printf("not checked: %s\n", plain(text))
+	}
 	if len(r.Gaps) == 0 {
 		return
 	}
