@@ -52,6 +52,7 @@ type planned struct {
 	scene    *scene
 	from     *store
 	ids      []int64          // of the rows to be published, in order
+	touched  int64            // by operators
 	canaries map[string]int64 // by type: the first message of its key that some consumer lacks
 	lacking  map[int64]string // of a canary, a consumer that lacks it
 }
@@ -64,6 +65,7 @@ type candidate struct {
 	Key       string
 	Decodable bool
 	Relayed   bool
+	Touched   bool // skipped, or edited: the row is not what was meant
 }
 
 func (r PlanRequest) check(s *scene) error {
@@ -123,6 +125,7 @@ func (o *Operator) plan(ctx context.Context, req PlanRequest) (*planned, error) 
 		return nil, fmt.Errorf("encode the request: %w", err)
 	}
 	sum.Write(document)
+	fmt.Fprintf(sum, "%s %s %d", p.scene.topology.Exchange, p.scene.topology.TypePrefix, p.scene.topology.Partitions)
 	keys := map[string]bool{}
 	for part := range slices.Chunk(p.judge(rows), portion) {
 		if err := p.ask(ctx, part, sum, keys); err != nil {
@@ -145,10 +148,14 @@ func (st *store) candidates(ctx context.Context, req PlanRequest) (rows []candid
 			SELECT m.id, m.uuid, m.topic, m.key,
 			       octet_length(m.payload) <= 1048576 AND octet_length(m.metadata::text) <= 32768 AND jsonb_typeof(m.metadata) = 'object'
 			         AND NOT jsonb_path_exists(m.metadata, 'strict $.* ? (@.type() != "string")', '{}', true) AS decodable,
+			       touched.id IS NOT NULL AS touched,
 			       (coalesce(pg_visible_in_snapshot(m.transaction_id, c.relayed), false) OR `+passed+`)
 			         AND NOT EXISTS (SELECT FROM outbox.stuck AS s WHERE s.message_id = m.id) AS relayed
 			FROM outbox.messages AS m
 			LEFT JOIN LATERAL (SELECT * FROM outbox.cursor AS c WHERE c.partition = m.partition ORDER BY c.seq DESC LIMIT 1) AS c ON true
+			LEFT JOIN (
+				SELECT DISTINCT jsonb_array_elements_text(a.detail -> 'messages') AS id FROM ops.audit AS a
+				WHERE a.action IN ('outbox.skip', 'outbox.edit')) AS touched ON touched.id = m.uuid::text
 			WHERE m.created_at >= $1 AND m.created_at < $2 AND ($3 = '' OR m.topic = $3) AND ($4 = '' OR m.key = $4)
 			LIMIT $5`, req.From, req.To, req.Type, req.Key, mostReplayed+1)
 		return err
@@ -166,6 +173,8 @@ func (p *planned) judge(rows []candidate) (good []candidate) {
 		switch {
 		case !r.Relayed:
 			p.NotRelayed++
+		case r.Touched:
+			p.touched++
 		case !r.Decodable:
 			p.Undecodable++
 		case len(p.targets(r.Topic)) == 0:
@@ -208,7 +217,10 @@ func (p *planned) ask(ctx context.Context, part []candidate, sum hash.Hash, keys
 			if have[name][r.UUID] {
 				p.Handled[name]++
 				fmt.Fprintf(sum, "+%s", name)
-			} else if p.scene.home(name) != nil {
+				continue
+			}
+			fmt.Fprintf(sum, "-%s", name)
+			if p.scene.home(name) != nil {
 				lacks = name
 			}
 		}
@@ -227,6 +239,7 @@ func (p *planned) warn() {
 		}
 	}
 	warn(p.NotRelayed, "%d messages of the range are not relayed yet or stuck, and are left to the relay")
+	warn(p.touched, "%d messages were skipped or edited by operators, and are left out")
 	warn(p.Undecodable, "%d messages were written past the outbox's rules and cannot be published")
 	warn(p.Unroutable, "%d messages have a type that no queue is bound to")
 	if p.Messages == 0 {

@@ -65,7 +65,7 @@ func (o *Operator) Rebase(ctx context.Context, c RebaseCommand) (Rebased, error)
 	case !errors.As(err, &pg):
 	case pg.Code == "55000": // object_not_in_prerequisite_state
 		return done, fmt.Errorf("%w: %s", ErrRefused, pg.Message)
-	case pg.Code == "55P03": // lock_not_available
+	case pg.Code == "55P03" || pg.Code == "40P01": // lock_not_available, deadlock_detected
 		return done, fmt.Errorf("%w: writers could not be locked out within 10 s: see which transactions are open and try again", ErrBusy)
 	}
 	return done, d.failed("rebase", err)

@@ -52,7 +52,26 @@ func TestRebaseAfterARestore(t *testing.T) {
 	c.exec(`INSERT INTO outbox.cursor (partition, relayed, target, last_id, token)
 		SELECT partition, format('%s:%s:', pg_snapshot_xmin(relayed)::text::bigint + 1000000000, pg_snapshot_xmax(relayed)::text::bigint + 1000000000)::pg_snapshot, NULL, 0, token
 		FROM (SELECT DISTINCT ON (partition) * FROM outbox.cursor ORDER BY partition, seq DESC) AS newest`)
-	c.tell(5)
+	c.tell(4)
+	err := outbox.InTx(t.Context(), c, func(tx pgx.Tx) error { // in a savepoint: the row's xmin is not its transaction
+		c.told++
+		_, err := tx.Exec(t.Context(), `SELECT pg_current_xact_id()`)
+		if err != nil {
+			return err
+		}
+		inner, err := tx.Begin(t.Context())
+		if err != nil {
+			return err
+		}
+		_, err = inner.Exec(t.Context(), `INSERT INTO outbox.messages (uuid, topic, key, payload) VALUES (gen_random_uuid(), 'a', 'k', '{}')`)
+		if err != nil {
+			return err
+		}
+		return inner.Commit(t.Context())
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	c.start()
 	defer func() { c.stop() }()
 
@@ -96,10 +115,25 @@ func TestRebaseUnderARelay(t *testing.T) {
 	c.start()
 	defer func() { c.stop() }()
 	for range 5 {
+		// A writer that has its transaction id before the rebase, and appends after it.
+		late, err := c.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := late.Exec(t.Context(), `SELECT pg_current_xact_id()`); err != nil {
+			t.Fatal(err)
+		}
 		c.tell(40)
 		before := c.arrivals()
 		outboxtest.Eventually(t, 30*time.Second, func() bool { return c.arrivals() > before || c.arrivals() == c.told }, "relaying goes on")
 		if _, err := c.Rebase(t.Context(), operate.RebaseCommand{Database: "shop", Force: true, Actor: ann}); err != nil {
+			t.Fatal(err)
+		}
+		c.told++
+		if err := outbox.Append(t.Context(), late, told{"a", "late", c.told}); err != nil {
+			t.Fatal(err)
+		}
+		if err := late.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

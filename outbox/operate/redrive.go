@@ -190,7 +190,12 @@ func (w *deadWork) run(ctx context.Context, b *broker) error {
 		}
 	}
 	returns := ch.NotifyReturn(make(chan amqp.Return, 1))
-	for read := 0; read < maxDead && w.matched < w.command.Limit; read++ {
+	q, err := ch.QueueDeclarePassive(w.queue, true, false, false, false, nil)
+	if err != nil {
+		return fmt.Errorf("ask for queue %s: %w", w.queue, err)
+	}
+	// No further than what is there now: what is sent back may come again at once.
+	for read := 0; read < min(maxDead, q.Messages) && w.matched < w.command.Limit; read++ {
 		d, ok, err := ch.Get(w.queue, false)
 		if err != nil {
 			return fmt.Errorf("read queue %s: %w", w.queue, err)
@@ -218,13 +223,19 @@ func (w *deadWork) run(ctx context.Context, b *broker) error {
 	return nil
 }
 
+// brokersOwn are the headers that the broker adds to what it dead-letters or delivers again.
+var brokersOwn = []string{
+	"x-death", "x-first-death-reason", "x-first-death-queue", "x-first-death-exchange",
+	"x-last-death-reason", "x-last-death-queue", "x-last-death-exchange", "x-delivery-count", "x-acquired-count", "x-opt-deaths",
+}
+
 // send publishes a dead letter to its queue as it first came there, and waits until the queue has it.
 func (w *deadWork) send(ctx context.Context, ch *amqp.Channel, returns <-chan amqp.Return, d amqp.Delivery) error {
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 	defer cancel()
 	headers := amqp.Table{}
 	for name, value := range d.Headers {
-		if name != rabbitmq.HeaderMalformed && !strings.HasPrefix(name, "x-") {
+		if name != rabbitmq.HeaderMalformed && !slices.Contains(brokersOwn, name) {
 			headers[name] = value
 		}
 	}

@@ -234,7 +234,7 @@ func (r *replay) fail(row stored, why string) {
 	}
 }
 
-// send publishes and waits for the confirm, again with growing pauses while the broker is away.
+// send publishes and waits for the confirm, again with growing pauses while the broker is away or a queue is full.
 func (r *replay) send(ctx context.Context, row stored) (err error) {
 	topic := r.scene.topology.RoutingKey(row.Topic, row.Partition)
 	if r.Request.ToQueue != "" {

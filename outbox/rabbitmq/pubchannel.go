@@ -182,7 +182,7 @@ func (c *pubChannel) settle(confirm amqp.Confirmation) {
 	}
 	<-c.slots
 	switch {
-	case !confirm.Ack || !pub.acked():
+	case !pub.acked():
 		pub.outcome <- ErrRefused
 	case pub.returned:
 		pub.outcome <- fmt.Errorf("%w %q", ErrUnroutable, pub.key)

@@ -14,8 +14,8 @@ CREATE INDEX stuck_head ON outbox.stuck (key, message_id);
 CREATE INDEX stuck_route ON outbox.stuck (partition, topic, message_id) WHERE NOT parked;
 DROP INDEX outbox.stuck_key;
 
--- Whoever claims, releases, replays, skips or edits stuck messages of a partition takes this lock first, in a statement
--- before the one that looks.
+-- Whoever claims, replays, skips or edits stuck messages of a partition takes this lock first, in a statement before the
+-- one that looks.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.lock_stuck(partition smallint) RETURNS void LANGUAGE sql VOLATILE
 RETURN pg_advisory_xact_lock(731029455, partition);

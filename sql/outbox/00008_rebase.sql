@@ -3,14 +3,15 @@
 -- the outbox fit the server that answers: what was relayed counts as relayed, and everything else is new.
 
 -- Whether a row counts as relayed by a cursor of before. The old cursor would also take for relayed what the new cluster
--- has written since under ids that the old one had used: such a row carries the transaction that made it in xmin, one
--- that came by a restore does not.
+-- has written since under ids that the old one had used. Such a row carries in xmin the transaction that it names, or a
+-- savepoint of it, whose id is somewhat higher; one that came by a restore carries the restore's. Where that is the same by
+-- chance the row counts as new: a repeat is absorbed, a loss is not.
 -- +goose StatementBegin
 CREATE FUNCTION outbox.was_relayed(tx xid8, made_by xid, id bigint, restored boolean, relayed pg_snapshot, target pg_snapshot, last_id bigint) RETURNS boolean
 LANGUAGE sql IMMUTABLE
 RETURN relayed IS NOT NULL
    AND (pg_visible_in_snapshot(tx, relayed) OR target IS NOT NULL AND id <= last_id AND pg_visible_in_snapshot(tx, target))
-   AND NOT (restored AND (tx::text::numeric % 4294967296)::text = made_by::text);
+   AND NOT (restored AND (made_by::text::bigint - tx::text::bigint % 4294967296 + 4294967296) % 4294967296 < 1000000);
 -- +goose StatementEnd
 
 -- Counts what is relayed and what is pending and, unless dry_run, makes it so. Writers wait meanwhile, for as long as it
@@ -27,6 +28,7 @@ DECLARE
     known    outbox.identity;
     restored boolean;
     own      xid8;
+    seen     pg_snapshot;
     fresh    pg_snapshot;
 BEGIN
     IF keep IS NULL OR force IS NULL OR dry_run IS NULL THEN
@@ -34,7 +36,7 @@ BEGIN
     END IF;
     IF NOT dry_run THEN
         LOCK TABLE outbox.messages IN SHARE ROW EXCLUSIVE MODE;
-        LOCK TABLE outbox.leases, outbox.cursor IN EXCLUSIVE MODE;
+        LOCK TABLE outbox.cursor, outbox.leases IN EXCLUSIVE MODE;
     END IF;
     here := outbox.current_identity();
     SELECT * INTO known FROM outbox.identity;
@@ -56,7 +58,12 @@ BEGIN
     END IF;
     IF NOT keep THEN
         own := pg_current_xact_id();
-        fresh := format('%s:%s:', own, own)::pg_snapshot; -- everything before this transaction, and nothing of it
+        -- What has ended by now, and nothing of what is under way: a writer may have its id already and append when the
+        -- lock is gone. A snapshot leaves its own transaction out of those under way; here it belongs to them.
+        seen := pg_current_snapshot();
+        fresh := format('%s:%s:%s', least(pg_snapshot_xmin(seen), own), greatest(pg_snapshot_xmax(seen), own), (
+            SELECT string_agg(x::text, ',' ORDER BY x) FROM (
+                SELECT x FROM pg_snapshot_xip(seen) AS x UNION SELECT own WHERE own < pg_snapshot_xmax(seen)) AS running))::pg_snapshot;
         UPDATE outbox.messages AS m
         SET transaction_id = CASE WHEN outbox.was_relayed(m.transaction_id, m.xmin, m.id, restored, c.relayed, c.target, c.last_id) THEN '3'::xid8 ELSE own END
         FROM generate_series(0, 3) AS p LEFT JOIN LATERAL (
