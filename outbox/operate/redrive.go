@@ -170,7 +170,7 @@ func (o *Operator) log(ctx context.Context, s *scene, w *deadWork, action, stage
 	return nil
 }
 
-// deadWork goes through a dead-letter queue once, from its oldest message.
+// deadWork goes through a dead-letter queue, from its oldest message, and sends back each kind of message once.
 type deadWork struct {
 	queue, target    string
 	command          DeadCommand
@@ -190,12 +190,8 @@ func (w *deadWork) run(ctx context.Context, b *broker) error {
 		}
 	}
 	returns := ch.NotifyReturn(make(chan amqp.Return, 1))
-	q, err := ch.QueueDeclarePassive(w.queue, true, false, false, false, nil)
-	if err != nil {
-		return fmt.Errorf("ask for queue %s: %w", w.queue, err)
-	}
-	// No further than what is there now: what is sent back may come again at once.
-	for read := 0; read < min(maxDead, q.Messages) && w.matched < w.command.Limit; read++ {
+	sent := map[string]bool{} // what is sent back may be dead again at once, and is left then
+	for read := 0; read < maxDead && w.matched < w.command.Limit; read++ {
 		d, ok, err := ch.Get(w.queue, false)
 		if err != nil {
 			return fmt.Errorf("read queue %s: %w", w.queue, err)
@@ -203,9 +199,11 @@ func (w *deadWork) run(ctx context.Context, b *broker) error {
 		if !ok {
 			return nil
 		}
-		if len(w.command.Fingerprints) > 0 && !slices.Contains(w.command.Fingerprints, fingerprint(d)) {
+		name := fingerprint(d)
+		if len(w.command.Fingerprints) > 0 && !slices.Contains(w.command.Fingerprints, name) || sent[name] {
 			continue
 		}
+		sent[name] = w.redrive
 		w.matched++
 		if w.command.DryRun {
 			continue
