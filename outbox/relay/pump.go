@@ -263,11 +263,6 @@ func (p *pump) relayLarge(ctx context.Context, w window, in span) error {
 			return err
 		}
 		p.admit(rows)
-		if len(p.stuck.moving) >= maxMoving { // a page that is wholly blocked comes to no turn
-			if err := p.keep(ctx); err != nil {
-				return err
-			}
-		}
 		if err := p.probe(ctx); err != nil {
 			return err
 		}
@@ -331,14 +326,7 @@ func (p *pump) hold(e *entry, l *lane) {
 // pass hands messages to the router and takes results until enough says so or ctx ends.
 func (p *pump) pass(ctx context.Context, enough func() bool) error {
 	for !enough() && ctx.Err() == nil {
-		if err := p.probe(ctx); err != nil { // a window may take long to end
-			return err
-		}
-		var look <-chan time.Time
-		if until := p.untilLook(); until < time.Hour {
-			look = time.After(until)
-		}
-		if _, err := p.turn(ctx, nil, look, nil); err != nil {
+		if _, err := p.turn(ctx, nil, nil, nil); err != nil {
 			return err
 		}
 	}

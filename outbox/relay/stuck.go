@@ -44,7 +44,7 @@ type stuck struct {
 	failures map[int64]*failure // of messages in moving
 
 	look     time.Time        // when to look next
-	away     int              // messages in a row that the broker did not take
+	away     int              // looks in a row at which the broker took nothing
 	sweep    []string         // keys left of a round over all
 	swept    time.Time        // when the round began
 	claimed  []int64          // rows of the look
@@ -273,16 +273,16 @@ func (p *pump) probed(ctx context.Context, e *entry, cause error) error {
 	if cause == nil {
 		p.stuck.away = 0
 		p.stuck.released = append(p.stuck.released, e.seq)
-		p.opened(e)
+		if r := p.stuck.routes[e.row.Topic]; r != nil && !r.draining {
+			r.draining = true
+			p.log.Info("route takes messages again", "event_type", e.row.Topic, "attempts", r.attempts)
+		}
 		p.stuck.look = time.Time{} // there may be more
 		if l := p.stuck.lanes[key]; len(l.waiting) > 0 {
 			p.next(l)
 			return nil
 		}
 	} else if class := p.cfg.Classify(cause); class != "" {
-		if class == Failed { // the route did take it
-			p.opened(e)
-		}
 		if err := p.sess.failStuck(ctx, p.failure(e, class, cause)); err != nil {
 			return err
 		}
@@ -296,14 +296,6 @@ func (p *pump) probed(ctx context.Context, e *entry, cause error) error {
 	delete(p.stuck.lanes, key)
 	p.stuck.tried[key] = cause == nil
 	return p.settle(ctx)
-}
-
-// opened notes that the entry's route takes messages.
-func (p *pump) opened(e *entry) {
-	if r := p.stuck.routes[e.row.Topic]; r != nil && !r.draining {
-		r.draining = true
-		p.log.Info("route takes messages again", "event_type", e.row.Topic, "attempts", r.attempts)
-	}
 }
 
 // settle ends a look when all of its keys have had their turn: what was published goes, and a key of which nothing is

@@ -152,61 +152,6 @@ func TestABlockedRouteHasABreaker(t *testing.T) {
 	assertCommitOrder(t, db, rec)
 }
 
-// A window of many pages that all wait for a blocked route is stored bit by bit, and what else it holds goes out.
-func TestALargeWindowToABlockedRoute(t *testing.T) {
-	t.Parallel()
-	db := outboxtest.NewDatabase(t, "notes")
-	rec := newRecorder()
-	rec.fail = func(msg *message.Message) error {
-		if msg.Metadata.Get(outbox.HeaderType) == "test.blocked" {
-			return errRoute
-		}
-		return nil
-	}
-	for k := range outbox.Partitions * 10 {
-		appendNotes(t, db, typed{note{fmt.Sprint("first", k), 0}, "test.blocked"})
-	}
-	stop := start(t, classified(config(db, rec)))
-	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `true`) == outbox.Partitions*10 }, "the breakers are open")
-	stop()
-	const blocked, free = 20_000, 40
-	if _, err := db.Exec(t.Context(), `
-		INSERT INTO outbox.messages (uuid, topic, key, payload)
-		SELECT gen_random_uuid(), CASE WHEN n % $2 = 0 THEN 'test.free' ELSE 'test.blocked' END, 'k' || n, '{}' FROM generate_series(1, $1::int) AS n`,
-		blocked+free, (blocked+free)/free); err != nil {
-		t.Fatal(err)
-	}
-	start(t, classified(config(db, rec)))
-	outboxtest.Eventually(t, time.Minute, func() bool { n, _ := rec.distinct(); return n == free }, "what is not blocked goes out")
-	outboxtest.Eventually(t, time.Minute, func() bool { return stuckCount(t, db, `true`) == blocked+outbox.Partitions*10 }, "the rest waits")
-}
-
-// A probe that its own handler or a middleware refuses shows that the route takes messages: the others go.
-func TestAProbeThatFailsByItselfOpensTheRoute(t *testing.T) {
-	t.Parallel()
-	db := outboxtest.NewDatabase(t, "notes")
-	rec := newRecorder()
-	var bound atomic.Bool
-	rec.fail = func(msg *message.Message) error {
-		switch {
-		case !bound.Load():
-			return errRoute
-		case msg.Metadata.Get(outbox.HeaderSubject) == "bad":
-			return errOwn
-		}
-		return nil
-	}
-	start(t, classified(config(db, rec)))
-	appendNotes(t, db, note{"bad", 0})
-	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `key = 'bad'`) == 1 }, "the oldest waits")
-	for k := range 20 {
-		appendNotes(t, db, note{fmt.Sprint("good", k), 0})
-	}
-	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `true`) == 21 }, "all wait")
-	bound.Store(true)
-	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 20 && stuckCount(t, db, `true`) == 1 }, "all others go")
-}
-
 // What an operator skips lets its key go on; a route whose messages are all skipped is forgotten.
 func TestSkippedMessagesHoldNobody(t *testing.T) {
 	t.Parallel()
