@@ -82,6 +82,17 @@ func merged(logs [][]AuditEntry, limit int) (entries []AuditEntry, more bool) {
 }
 
 // auditEntries are the newest that fit, older than before if that is set.
+// log appends to the audit log what no transaction of the database holds, such as work at the broker.
+func (d *database) log(ctx context.Context, by Actor, action string, detail map[string]any) (AuditRef, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	ref := AuditRef{Database: d.name}
+	if err := d.pool.QueryRow(ctx, `SELECT ops.append($1, $2, $3, $4)`, by.Name, by.Reason, action, detail).Scan(&ref.ID); err != nil {
+		return ref, d.failed("append to the audit log", err)
+	}
+	return ref, nil
+}
+
 func (d *database) auditEntries(ctx context.Context, f AuditFilter, before int64, limit int) ([]AuditEntry, error) {
 	q := &query{}
 	if f.Actor != "" {

@@ -203,11 +203,20 @@ func (d *database) failed(what string, err error) error {
 
 // collect runs a query and scans its rows by name.
 func collect[T any](ctx context.Context, d *database, what, text string, args ...any) ([]T, error) {
+	return read(ctx, d, what, pgx.RowToStructByName[T], text, args...)
+}
+
+// column reads one value of each row.
+func column[T any](ctx context.Context, d *database, what, text string, args ...any) ([]T, error) {
+	return read(ctx, d, what, pgx.RowTo[T], text, args...)
+}
+
+func read[T any](ctx context.Context, d *database, what string, scan pgx.RowToFunc[T], text string, args ...any) ([]T, error) {
 	rows, err := d.pool.Query(ctx, text, args...)
 	if err != nil {
 		return nil, d.failed(what, err)
 	}
-	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[T])
+	found, err := pgx.CollectRows(rows, scan)
 	if err != nil {
 		return nil, d.failed(what, err)
 	}

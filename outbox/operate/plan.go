@@ -149,7 +149,7 @@ func (st *store) candidates(ctx context.Context, req PlanRequest) (rows []candid
 			       octet_length(m.payload) <= 1048576 AND octet_length(m.metadata::text) <= 32768 AND jsonb_typeof(m.metadata) = 'object'
 			         AND NOT jsonb_path_exists(m.metadata, 'strict $.* ? (@.type() != "string")', '{}', true) AS decodable,
 			       touched.id IS NOT NULL AS touched,
-			       (coalesce(pg_visible_in_snapshot(m.transaction_id, c.relayed), false) OR `+passed+`)
+			       `+isRelayed+`
 			         AND NOT EXISTS (SELECT FROM outbox.stuck AS s WHERE s.message_id = m.id) AS relayed
 			FROM outbox.messages AS m
 			LEFT JOIN LATERAL (SELECT * FROM outbox.cursor AS c WHERE c.partition = m.partition ORDER BY c.seq DESC LIMIT 1) AS c ON true

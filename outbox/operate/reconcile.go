@@ -210,7 +210,7 @@ func taken[T any](streams []*stream[T], id uuid.UUID, of func(T) uuid.UUID) (row
 
 const sentQuery = `
 	SELECT m.uuid, m.topic, m.key, m.partition::int, m.created_at >= $1 AND m.created_at < $2,
-	       coalesce(pg_visible_in_snapshot(m.transaction_id, c.relayed), false) OR ` + passed + `,
+	       ` + isRelayed + `,
 	       coalesce(pg_visible_in_snapshot(m.transaction_id, c.old), false), k.message_id IS NOT NULL
 	FROM outbox.messages AS m
 	LEFT JOIN (

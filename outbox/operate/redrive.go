@@ -159,15 +159,9 @@ func (o *Operator) dead(ctx context.Context, c DeadCommand, action string) (done
 }
 
 func (o *Operator) log(ctx context.Context, s *scene, w *deadWork, action, stage string, changed int) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	d := o.keeper(s, w.queue)
 	detail := map[string]any{"queue": w.queue, "stage": stage, "changed": changed, "limit": w.command.Limit, "fingerprints": w.command.Fingerprints[:min(len(w.command.Fingerprints), 100)]}
-	_, err := d.pool.Exec(ctx, `SELECT ops.append($1, $2, $3, $4)`, w.command.Actor.Name, w.command.Actor.Reason, action, detail)
-	if err != nil {
-		return d.failed("append to the audit log", err)
-	}
-	return nil
+	_, err := o.keeper(s, w.queue).log(ctx, w.command.Actor, action, detail)
+	return err
 }
 
 // deadWork goes through a dead-letter queue, from its oldest message, and sends back each kind of message once.

@@ -113,20 +113,16 @@ type replay struct {
 // log appends to the audit log of the database that the messages were written in: the broker takes part in no
 // transaction, so the log says first what is about to happen, then what has.
 func (r *replay) log(ctx context.Context, stage string) error {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
 	r.mu.Lock()
 	detail := map[string]any{
 		"stage": stage, "plan": r.Hash, "request": r.Request, "messages": r.Messages, "published": r.done.Published, "failed": r.failed, "canary": r.req.Canary,
 	}
 	r.mu.Unlock()
-	var id int64
-	err := r.from.pool.QueryRow(ctx, `SELECT ops.append($1, $2, 'replay.apply', $3)`, r.req.Actor.Name, r.req.Actor.Reason, detail).Scan(&id)
-	if err != nil {
-		return r.from.failed("append to the audit log", err)
+	ref, err := r.from.log(ctx, r.req.Actor, "replay.apply", detail)
+	if err == nil {
+		r.done.Audit = append(r.done.Audit, ref)
 	}
-	r.done.Audit = append(r.done.Audit, AuditRef{Database: r.from.name, ID: id})
-	return nil
+	return err
 }
 
 func (r *replay) run(ctx context.Context) error {

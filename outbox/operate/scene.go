@@ -167,19 +167,6 @@ func (d *database) look(ctx context.Context, what string, limit time.Duration, f
 	return nil
 }
 
-// column reads one value of each row.
-func column[T any](ctx context.Context, d *database, what, text string, args ...any) ([]T, error) {
-	rows, err := d.pool.Query(ctx, text, args...)
-	if err != nil {
-		return nil, d.failed(what, err)
-	}
-	found, err := pgx.CollectRows(rows, pgx.RowTo[T])
-	if err != nil {
-		return nil, d.failed(what, err)
-	}
-	return found, nil
-}
-
 // rowsOf collects a query's rows by name within a transaction.
 func rowsOf[T any](ctx context.Context, tx pgx.Tx, text string, args ...any) ([]T, error) {
 	rows, err := tx.Query(ctx, text, args...)

@@ -182,6 +182,9 @@ const unrelayed = `
 // passed says that a message is among the first of its cursor's open window, all of which are done.
 const passed = `coalesce(m.id <= c.last_id AND pg_visible_in_snapshot(m.transaction_id, c.target), false)`
 
+// isRelayed says that the cursor c, if there is one, is done with message m: it was relayed, or is stuck.
+const isRelayed = `(coalesce(pg_visible_in_snapshot(m.transaction_id, c.relayed), false) OR ` + passed + `)`
+
 func (st *store) inboxStatus(ctx context.Context) (found []PartitionStatus, err error) {
 	var list []counts
 	err = st.look(ctx, "read the status", statusTimeout, func(tx pgx.Tx) (err error) {

@@ -38,7 +38,7 @@ type trace struct {
 // last seconds and in the watermarks of the last days.
 const traceColumns = `
 	SELECT m.id, m.uuid AS message_id, m.topic AS type, m.key, m.partition::int AS partition, m.created_at,
-	       coalesce(pg_visible_in_snapshot(m.transaction_id, c.relayed), false) OR ` + passed + ` AS passed,
+	       ` + isRelayed + ` AS passed,
 	       coalesce(pg_visible_in_snapshot(m.transaction_id, c.target), false) AS in_window, h.no_later, h.after
 	FROM (%s) AS m
 	LEFT JOIN LATERAL (SELECT * FROM outbox.cursor AS c WHERE c.partition = m.partition ORDER BY c.seq DESC LIMIT 1) AS c ON true

@@ -155,22 +155,8 @@ func (s *session) load(ctx context.Context) (state, error) {
 // store appends the state to the journal and waits for the disk. It is refused with lease.ErrLost when the
 // lease has passed on; the share lock keeps it from passing on until the row is committed.
 func (s *session) store(ctx context.Context, st state) error {
-	ctx, cancel := s.detached(ctx)
-	defer cancel()
 	relayed, target := st.texts()
-	tag, err := s.conn.Exec(ctx, `
-		INSERT INTO outbox.cursor (partition, relayed, target, last_id, token)
-		SELECT $1, $2::text::pg_snapshot, $3::text::pg_snapshot, $4, token FROM outbox.leases
-		WHERE pool = $5 AND partition = $1 AND token = $6 AND owner = $7
-		FOR SHARE`,
-		s.held.Partition, relayed, target, st.lastID, poolName, s.held.Token, s.held.Owner)
-	if err != nil {
-		return fmt.Errorf("store the cursor: %w", err)
-	}
-	if tag.RowsAffected() == 0 {
-		return fmt.Errorf("store the cursor of partition %d: %w", s.held.Partition, lease.ErrLost)
-	}
-	return nil
+	return s.fenced(ctx, "store the cursor", storeCursor, relayed, target, st.lastID)
 }
 
 // prune removes journal rows but the newest ones; they are only history.

@@ -34,6 +34,11 @@ func (s *session) fenced(ctx context.Context, what, text string, args ...any) er
 	return nil
 }
 
+// storeCursor is the last part of a fenced statement.
+const storeCursor = `
+		INSERT INTO outbox.cursor (partition, relayed, target, last_id, token)
+		SELECT $2, $5::text::pg_snapshot, $6::text::pg_snapshot, $7, $3 FROM held`
+
 // divert copies messages to outbox.stuck, with the failures of some, and stores the cursor, in one statement. Those that
 // are there already, from before a crash, stay as they are.
 func (s *session) divert(ctx context.Context, st state, ids []int64, failures map[int64]*failure) error {
@@ -64,9 +69,7 @@ func (s *session) divert(ctx context.Context, st state, ids []int64, failures ma
 			WHERE m.partition + 0 = $2 AND m.id = ANY ($8) AND EXISTS (SELECT FROM held)
 			ORDER BY m.id
 			ON CONFLICT (message_id) DO NOTHING
-		)
-		INSERT INTO outbox.cursor (partition, relayed, target, last_id, token)
-		SELECT $2, $5::text::pg_snapshot, $6::text::pg_snapshot, $7, $3 FROM held`,
+		)`+storeCursor,
 		relayed, target, st.lastID, ids, failed, attempts, classes, texts, parked, exposed, pauses, s.build)
 }
 
