@@ -186,7 +186,23 @@ func (p *process) run(env []string) {
 			p.t.Logf("%s: %s", filepath.Base(p.cmd.Path), stderr.String())
 		}
 	}()
-	p.t.Cleanup(p.kill)
+	p.t.Cleanup(func() {
+		p.kill()
+		if p.t.Failed() {
+			p.t.Logf("%s said last: %s", filepath.Base(p.cmd.Path), p.last(20))
+		}
+	})
+}
+
+// last is the end of the program's log.
+func (p *process) last(n int) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	text, err := json.MarshalIndent(p.lines[max(0, len(p.lines)-n):], "", " ")
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
 }
 
 func (p *process) note(text []byte) {
