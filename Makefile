@@ -44,12 +44,12 @@ build: ## compile all programs into bin/
 
 test: tools-race up ## run the tests on real servers, with the race detector
 	@$(ENV); for module in $(MODULES); do \
-		echo "--- $$module"; (cd $$module && go test -race -timeout 12m ./...) || failed=1; \
+		echo "--- $$module"; (cd $$module && go test -race -count=1 -timeout 12m ./...) || failed=1; \
 	done; [ -z "$${failed:-}" ]
 
 test-full: tools-race up ## the tests, and those that take longer
 	@$(ENV); for module in $(MODULES); do \
-		echo "--- $$module"; (cd $$module && go test -race -timeout 60m -tags full ./...) || failed=1; \
+		echo "--- $$module"; (cd $$module && go test -race -count=1 -timeout 60m -tags full ./...) || failed=1; \
 	done; [ -z "$${failed:-}" ]
 
 chaos: ## inject every fault of the matrix into servers of its own; ONLY=3,20 chooses rows, SEED=7 repeats a run

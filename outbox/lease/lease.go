@@ -113,7 +113,7 @@ type member struct {
 	seen     *sightings
 	renewed  time.Time     // when the leases were last known to be ours
 	prepared bool          // the pool's rows exist
-	away     bool          // the last beat failed
+	failed   int           // beats in a row that failed
 	returned chan struct{} // work has returned
 }
 
@@ -146,10 +146,10 @@ func (m *member) beat(ctx context.Context) {
 		m.missed(err)
 		return
 	}
-	if m.away {
+	if m.failed > 0 {
 		m.cfg.Logger.Info("leases reachable again", "pool", m.cfg.Name)
 	}
-	m.away, m.renewed = false, now
+	m.failed, m.renewed = 0, now
 	m.seen.note(view, time.Now())
 	m.reconcile(view)
 	m.giveBack(ctx)
@@ -168,11 +168,13 @@ func (m *member) renew(ctx context.Context) (view, error) {
 
 // missed stops all work once the leases may have passed to others.
 func (m *member) missed(err error) {
-	if !m.away {
+	m.failed++
+	switch m.failed {
+	case 1:
 		m.cfg.Logger.Warn("leases not renewed", "pool", m.cfg.Name, "error", err)
+	case 2: // one may be a busy machine
 		m.cfg.Pool.Reset() // or each connection that the network has forgotten costs a beat of its own when it is back
 	}
-	m.away = true
 	if time.Since(m.renewed) < m.cfg.Timeout {
 		return
 	}

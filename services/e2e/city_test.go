@@ -129,7 +129,7 @@ func (c *city) start(names ...string) {
 	}
 	for _, name := range names {
 		p := c.proc(name)
-		outboxtest.Eventually(c.t, 30*time.Second, func() bool { return p.ready() }, "%s is not ready", name)
+		outboxtest.Eventually(c.t, 2*time.Minute, func() bool { return p.ready() }, "%s is not ready", name)
 	}
 }
 
