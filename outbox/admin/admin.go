@@ -65,6 +65,10 @@ func (s *Server) Handler() http.Handler {
 // route answers 404 and 405 as problems.
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	if _, pattern := s.routes.Handler(r); pattern != "" {
+		if err := readable(r); err != nil && !open(r) {
+			s.fail(w, r, err)
+			return
+		}
 		s.routes.ServeHTTP(w, r)
 		return
 	}

@@ -164,6 +164,43 @@ func TestBodiesAreBoundedAndStrict(t *testing.T) {
 	}
 }
 
+// What a client gets wrong is its own fault, however it is wrong.
+func TestBadInputIsTheClientsFault(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, generous)
+	id := h.park("k-1", `{}`)
+	command := fmt.Sprintf(`{"filter":{"messageId":%q,"side":"inbox"},"reason":"x"`, id)
+	plan := `{"database":"shop","from":%q,"to":%q,"type":%q}`
+	for name, c := range map[string]struct{ method, path, body string }{
+		"a hash with a zero byte":        {http.MethodPost, "/v1/replay/plans/%00/apply", `{"reason":"x"}`},
+		"a hash that is no text":         {http.MethodPost, "/v1/replay/plans/%ff/apply", `{"reason":"x"}`},
+		"a reason with a zero byte":      {http.MethodPost, "/v1/stuck/replay", `{"filter":{},"reason":"a\u0000b"}`},
+		"a type with a zero byte":        {http.MethodPost, "/v1/replay/plans", `{"database":"shop","from":"2026-01-01T00:00:00Z","to":"2026-01-02T00:00:00Z","type":"\u0000"}`},
+		"a time before the first year":   {http.MethodPost, "/v1/replay/plans", fmt.Sprintf(plan, "0000-01-01T00:00:00+23:59", "2026-01-02T00:00:00Z", "a")},
+		"a time after the last year":     {http.MethodPost, "/v1/replay/plans", fmt.Sprintf(plan, "2026-01-02T00:00:00Z", "9999-12-31T23:59:59-23:59", "a")},
+		"a header with a zero byte":      {http.MethodPost, "/v1/stuck/edit", command + `,"headers":{"a":"\u0000"}}`},
+		"a header's name with one":       {http.MethodPost, "/v1/stuck/edit", command + `,"headers":{"\u0000":"a"}}`},
+		"a fingerprint with a zero byte": {http.MethodPost, "/v1/dead/discard", `{"queue":"q.0.dead","fingerprints":["\u0000"],"reason":"x"}`},
+		"half a query":                   {http.MethodGet, "/v1/stuck?limit=%zz", ""},
+		"a page after nothing":           {http.MethodGet, "/v1/audit?after=bnVsbA", ""},
+		"a trial of 1":                   {http.MethodPost, "/v1/stuck/skip?dryRun=1", command + "}"},
+		"a trial of TRUE":                {http.MethodPost, "/v1/stuck/skip?dryRun=TRUE", command + "}"},
+		"a trial in small letters":       {http.MethodPost, "/v1/stuck/skip?dryrun=true", command + "}"},
+		"a trial that cannot be read":    {http.MethodPost, "/v1/stuck/skip?dryRun=%zz", command + "}"},
+	} {
+		if a := h.ask(c.method, c.path, h.operator, c.body); a.status != http.StatusBadRequest {
+			t.Errorf("%s: %d %s", name, a.status, a.body)
+		} else {
+			h.problem(a)
+		}
+	}
+	var list api.StuckPage
+	h.get("/v1/stuck?messageId="+id, "/v1/stuck", &list)
+	if len(list.Items) != 1 {
+		t.Error("a trial was a deed")
+	}
+}
+
 func TestTooManyRequestsWithOneToken(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, admin.Limits{PerToken: 0.01, TokenBurst: 3})

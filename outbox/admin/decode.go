@@ -69,8 +69,8 @@ func badJSON(err error) error {
 
 // reason checks what goes into the audit log.
 func reason(text string) error {
-	if text = strings.TrimSpace(text); text == "" || utf8.RuneCountInString(text) > 500 {
-		return malformed("reason", "say why, in at most 500 characters; it goes into the audit log")
+	if text = strings.TrimSpace(text); text == "" || utf8.RuneCountInString(text) > 500 || strings.ContainsRune(text, 0) {
+		return malformed("reason", "say why, in at most 500 characters without a zero byte; it goes into the audit log")
 	}
 	return nil
 }

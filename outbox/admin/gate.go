@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -131,6 +132,21 @@ func permitted(next http.Handler) http.Handler {
 func dryRun(r *http.Request) bool {
 	given := r.URL.Query()["dryRun"]
 	return len(given) == 1 && given[0] == "true"
+}
+
+// readable refuses a query that would be read in part: one that cannot be parsed, and a dryRun that is not exactly true or
+// false, so that no trial becomes a deed.
+func readable(r *http.Request) error {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return malformed("", "the query cannot be read")
+	}
+	for name, values := range query {
+		if strings.EqualFold(name, "dryRun") && (name != "dryRun" || len(values) != 1 || values[0] != "true" && values[0] != "false") {
+			return malformed("dryRun", "must be given once, as dryRun=true or dryRun=false")
+		}
+	}
+	return nil
 }
 
 // record is what the access log is told of a request while it is worked on.

@@ -72,8 +72,10 @@ func (r PlanRequest) check(s *scene) error {
 	switch {
 	case r.From.IsZero() || !r.From.Before(r.To):
 		return fmt.Errorf("%w: want a time from and a later one to", ErrInvalid)
-	case len(r.Type) > 255 || len(r.Key) > 255:
-		return fmt.Errorf("%w: type and key have at most 255 bytes", ErrInvalid)
+	case r.From.Year() < 1 || r.To.Year() > 9999: // in UTC: JSON holds no others
+		return fmt.Errorf("%w: want times of the years 1 to 9999", ErrInvalid)
+	case len(r.Type) > 255 || len(r.Key) > 255 || !storable(r.Type) || !storable(r.Key):
+		return fmt.Errorf("%w: type and key are text of at most 255 bytes", ErrInvalid)
 	case s.topology == nil:
 		return fmt.Errorf("%w: no database has a topology, so nobody knows where messages go", ErrRefused)
 	case len(s.away) > 0:

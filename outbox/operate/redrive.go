@@ -127,6 +127,9 @@ func (o *Operator) dead(ctx context.Context, c DeadCommand, action string) (done
 	if c.Limit < 0 || c.Limit > maxDead {
 		return done, fmt.Errorf("%w: limit is %d, want 1 to %d", ErrInvalid, c.Limit, maxDead)
 	}
+	if slices.ContainsFunc(c.Fingerprints, func(name string) bool { return len(name) > 128 || !storable(name) }) {
+		return done, fmt.Errorf("%w: a fingerprint is text of at most 128 bytes", ErrInvalid)
+	}
 	if err := c.Actor.check(); err != nil && !c.DryRun {
 		return done, err
 	}

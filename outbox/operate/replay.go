@@ -69,6 +69,9 @@ func (o *Operator) ApplyReplay(ctx context.Context, req ApplyRequest) (Applied, 
 
 // storedPlan finds the request that a hash was made for.
 func (o *Operator) storedPlan(ctx context.Context, hash string) (req PlanRequest, err error) {
+	if !storable(hash) {
+		return req, fmt.Errorf("%w: a plan's hash is hexadecimal, not %q", ErrInvalid, hash)
+	}
 	for _, d := range o.databases {
 		var document []byte
 		err := d.pool.QueryRow(ctx, `SELECT request FROM ops.plans WHERE hash = $1 AND made_at > clock_timestamp() - interval '`+planLasts+`'`, hash).Scan(&document)

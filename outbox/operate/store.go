@@ -1,6 +1,7 @@
 package operate
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -150,12 +151,15 @@ func (f Filter) check() error {
 	for name, value := range map[string]string{
 		"database": f.Database, "consumer": f.Consumer, "type": f.Type, "key": f.Key, "fingerprint": f.Fingerprint, "class": f.Class,
 	} {
-		if len(value) > 2000 || !utf8.ValidString(value) || strings.ContainsRune(value, 0) {
+		if len(value) > 2000 || !storable(value) {
 			return fmt.Errorf("%w: %s must be text of at most 2000 bytes", ErrInvalid, name)
 		}
 	}
 	return nil
 }
+
+// storable reports what PostgreSQL takes as text: UTF-8 without NUL.
+func storable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
 
 // recorded is a filter in the audit log.
 func (f Filter) recorded() map[string]string {
@@ -210,7 +214,7 @@ func readToken(after string, state any) error {
 	if err == nil {
 		err = json.Unmarshal(encoded, state)
 	}
-	if err != nil || len(after) > 4096 {
+	if err != nil || len(after) > 4096 || string(bytes.TrimSpace(encoded)) == "null" {
 		return fmt.Errorf("%w: after is not the next of a page before", ErrInvalid)
 	}
 	return nil

@@ -67,6 +67,9 @@ func (a Actor) check() error {
 	if strings.TrimSpace(a.Name) == "" || len(a.Name) > 200 || strings.TrimSpace(a.Reason) == "" || len(a.Reason) > 2000 {
 		return fmt.Errorf("%w: say who acts, in at most 200 bytes, and why, in at most 2000", ErrInvalid)
 	}
+	if !storable(a.Name) || !storable(a.Reason) {
+		return fmt.Errorf("%w: who acts, and why, must be text without a zero byte", ErrInvalid)
+	}
 	return nil
 }
 
@@ -98,9 +101,9 @@ func (c Command) checkEdit() error {
 	case len(c.Payload) > outbox.MaxPayload:
 		return fmt.Errorf("%w: the payload has %d bytes, the limit is %d", ErrInvalid, len(c.Payload), outbox.MaxPayload)
 	}
-	for name := range c.Headers {
-		if name == "" || len(name) > outbox.MaxHeader {
-			return fmt.Errorf("%w: header %.40q, want a name of 1 to %d bytes", ErrInvalid, name, outbox.MaxHeader)
+	for name, value := range c.Headers {
+		if name == "" || len(name) > outbox.MaxHeader || !storable(name) || !storable(value) {
+			return fmt.Errorf("%w: header %.40q, want text without a zero byte, and a name of 1 to %d bytes", ErrInvalid, name, outbox.MaxHeader)
 		}
 	}
 	return nil
