@@ -21,6 +21,8 @@ const (
 	keepWithin = 200 * time.Millisecond
 	// maxLoaded bounds the waiting messages that are kept whole: more than relaying without a hot key needs.
 	maxLoaded = 4 * pageSize
+	// maxBytes bounds the bytes of all rows in memory, but for one page and one row.
+	maxBytes = 4 * pageBytes
 	// reload is how many waiting messages of a key are read again at a time.
 	reload = 32
 )
@@ -39,6 +41,7 @@ type pump struct {
 	ready  []*entry         // may go out now, in order
 	order  []*entry         // unfinished and finished entries in order of id, from the first unfinished one
 	loaded int              // waiting entries whose rows are in memory
+	bytes  int              // of all entries' rows in memory
 	empty  []string         // keys whose next entry must be read again
 	flying int              // of the window, given to the router and not yet answered
 	paused int              // waiting to be given again
@@ -258,16 +261,23 @@ func (p *pump) relayLarge(ctx context.Context, w window, in span) error {
 		return err
 	}
 	for _, part := range spans {
-		rows, err := p.sess.page(ctx, w, part)
-		if err != nil {
-			return err
-		}
-		p.admit(rows)
-		if err := p.probe(ctx); err != nil {
-			return err
-		}
-		if err := p.pass(ctx, p.wantsMore); err != nil || ctx.Err() != nil {
-			return err
+		for whole := false; !whole; {
+			var rows []row
+			if rows, whole, err = p.sess.page(ctx, w, part); err != nil {
+				return err
+			}
+			if len(rows) > 0 {
+				part.after = rows[len(rows)-1].ID
+			}
+			p.admit(rows)
+			if len(p.stuck.moving) >= maxMoving { // a page that is wholly blocked comes to no turn
+				if err := p.keep(ctx); err != nil {
+					return err
+				}
+			}
+			if err := p.pass(ctx, p.wantsMore); err != nil || ctx.Err() != nil {
+				return err
+			}
 		}
 	}
 	return p.finish(ctx)
@@ -275,7 +285,10 @@ func (p *pump) relayLarge(ctx context.Context, w window, in span) error {
 
 // wantsMore reports room for more rows: little is held, or what is held waits for so few keys that others could go.
 func (p *pump) wantsMore() bool {
-	if len(p.order) < p.cfg.InFlight+pageSize {
+	switch {
+	case p.bytes >= maxBytes:
+		return p.flying+p.paused+len(p.ready) == 0
+	case len(p.order) < p.cfg.InFlight+pageSize:
 		return true
 	}
 	return len(p.order) < lookAhead && p.flying+p.paused+len(p.ready) < p.cfg.InFlight/2
@@ -296,6 +309,7 @@ func (p *pump) finish(ctx context.Context) error {
 func (p *pump) admit(rows []row) {
 	for i := range rows {
 		e := &entry{id: rows[i].ID, row: &rows[i], inherits: p.looks <= 1}
+		p.bytes += e.row.size()
 		p.order = append(p.order, e)
 		l, busy := p.lanes[e.row.Key]
 		switch {
@@ -316,17 +330,28 @@ func (p *pump) admit(rows []row) {
 // hold lets an entry wait behind others of its key; beyond a bound only its id is kept.
 func (p *pump) hold(e *entry, l *lane) {
 	l.waiting = append(l.waiting, e)
-	if p.loaded < maxLoaded {
+	if p.loaded < maxLoaded && p.bytes < maxBytes/2 {
 		p.loaded++
 		return
 	}
-	e.row = nil
+	p.drop(e)
+}
+
+// drop lets go of an entry's row.
+func (p *pump) drop(e *entry) {
+	if e.row != nil && e.seq == 0 {
+		p.bytes -= e.row.size()
+	}
+	e.row, e.delivery = nil, nil
 }
 
 // pass hands messages to the router and takes results until enough says so or ctx ends.
 func (p *pump) pass(ctx context.Context, enough func() bool) error {
 	for !enough() && ctx.Err() == nil {
-		if _, err := p.turn(ctx, nil, nil, nil); err != nil {
+		if err := p.probe(ctx); err != nil { // a window may take long to end
+			return err
+		}
+		if _, err := p.turn(ctx, nil, p.nextLook(), nil); err != nil {
 			return err
 		}
 	}
@@ -347,7 +372,7 @@ func (p *pump) turn(ctx context.Context, wake <-chan struct{}, timer, keep <-cha
 	switch {
 	case len(p.stuck.moving) >= maxMoving:
 		return worked, p.keep(ctx)
-	case len(p.empty) > 0:
+	case len(p.empty) > 0 && (p.bytes < maxBytes || p.flying+p.paused+len(p.ready) == 0):
 		return worked, p.load(ctx)
 	}
 	var (
@@ -422,7 +447,8 @@ func (p *pump) result(ctx context.Context, e *entry) error {
 // confirm lets the key's next message go, and moves the cursor if the confirmed one was the first unfinished.
 func (p *pump) confirm(e *entry) {
 	key := e.row.Key
-	e.finished, e.row, e.delivery = true, nil, nil
+	e.finished = true
+	p.drop(e)
 	l := p.lanes[key]
 	switch {
 	case len(l.waiting) == 0:
@@ -453,19 +479,25 @@ func (p *pump) load(ctx context.Context) error {
 			}
 		}
 	}
-	rows, err := p.sess.rows(ctx, slices.Sorted(maps.Keys(byID)))
+	ids := slices.Sorted(maps.Keys(byID)) // the first is that of a key's next entry
+	rows, err := p.sess.rows(ctx, ids[:min(len(ids), p.sess.most())])
 	if err != nil {
 		return err
 	}
 	for i := range rows {
 		byID[rows[i].ID].row = &rows[i]
+		p.bytes += rows[i].size()
 		p.loaded++
 	}
-	for _, key := range p.empty {
+	p.empty = slices.DeleteFunc(p.empty, func(key string) bool {
+		l := p.lanes[key]
+		if l.waiting[0].row == nil { // beyond one read
+			return false
+		}
 		p.loaded--
-		p.next(p.lanes[key])
-	}
-	p.empty = p.empty[:0]
+		p.next(l)
+		return true
+	})
 	return nil
 }
 

@@ -43,6 +43,7 @@ type session struct {
 	build   string
 	started time.Time     // the server, when the identity was read
 	closed  chan struct{} // by close
+	halved  int           // how often rows have been found too large to ask for a whole page of them
 }
 
 // identity is what transaction ids are relative to.

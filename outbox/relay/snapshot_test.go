@@ -225,7 +225,7 @@ func TestWindowsReadTheirRows(t *testing.T) {
 		if err != nil || !fits || !slices.Equal(ids(byTransaction), want) {
 			t.Fatalf("read %v, %v, %v, want %v", ids(byTransaction), fits, err, want)
 		}
-		byID, err := sess.page(ctx, w, in)
+		byID, _, err := sess.page(ctx, w, in)
 		if err != nil || !slices.Equal(ids(byID), want) {
 			t.Fatalf("page %v, %v, want %v", ids(byID), err, want)
 		}
@@ -356,7 +356,7 @@ func allPages(t *testing.T, sess *session, w window, in span) []int64 {
 	}
 	var all []int64
 	for _, part := range spans {
-		rows, err := sess.page(t.Context(), w, part)
+		rows, _, err := sess.page(t.Context(), w, part)
 		if err != nil || len(rows) > pageSize {
 			t.Fatalf("a page of %d rows, %v", len(rows), err)
 		}

@@ -44,7 +44,8 @@ type stuck struct {
 	failures map[int64]*failure // of messages in moving
 
 	look     time.Time        // when to look next
-	away     int              // looks in a row at which the broker took nothing
+	away     int              // messages in a row that the broker did not take
+	timer    *time.Timer      // until the next look, within a window
 	sweep    []string         // keys left of a round over all
 	swept    time.Time        // when the round began
 	claimed  []int64          // rows of the look
@@ -76,7 +77,7 @@ type failure struct {
 func newStuck() stuck {
 	return stuck{
 		keys: map[string]bool{}, routes: map[string]*route{}, failures: map[int64]*failure{},
-		lanes: map[string]*lane{}, tried: map[string]bool{},
+		lanes: map[string]*lane{}, tried: map[string]bool{}, timer: time.NewTimer(0),
 	}
 }
 
@@ -101,7 +102,8 @@ func (p *pump) divert(e *entry) {
 	if e.inherits {
 		p.expose(e.id)
 	}
-	e.finished, e.row, e.delivery = true, nil, nil
+	e.finished = true
+	p.drop(e)
 	p.owe()
 }
 
@@ -185,6 +187,16 @@ func (p *pump) untilLook() time.Duration {
 	return time.Until(p.stuck.look)
 }
 
+// nextLook fires when stuck messages should be looked at, if there are any.
+func (p *pump) nextLook() <-chan time.Time {
+	until := p.untilLook()
+	if until > time.Hour {
+		return nil
+	}
+	p.stuck.timer.Reset(until)
+	return p.stuck.timer.C
+}
+
 // probe gives stuck messages that may go to the router: of each key the oldest, then those behind it.
 func (p *pump) probe(ctx context.Context) error {
 	if p.untilLook() > 0 {
@@ -197,7 +209,7 @@ func (p *pump) probe(ctx context.Context) error {
 	}
 	began := time.Now()
 	w := p.wanted(began)
-	found, err := p.sess.claim(ctx, w)
+	found, all, err := p.sess.claim(ctx, w)
 	if err != nil {
 		return err
 	}
@@ -213,7 +225,7 @@ func (p *pump) probe(ctx context.Context) error {
 		p.stuck.lanes[e.row.Key] = &lane{}
 		p.ready = append(p.ready, e)
 	}
-	p.forget(w)
+	p.forget(w, all)
 	return p.settle(ctx)
 }
 
@@ -246,8 +258,9 @@ func (p *pump) wanted(now time.Time) (w wanted) {
 	return w
 }
 
-// forget drops the routes for which nothing waits any more, and ends the turn of keys that have nothing to try.
-func (p *pump) forget(w wanted) {
+// forget drops the routes for which nothing waits any more, and ends the turn of keys that have nothing to try. A look
+// that ended at its bound in bytes says nothing of routes.
+func (p *pump) forget(w wanted, all bool) {
 	going := map[string]bool{}
 	for _, e := range p.ready {
 		if e.seq != 0 {
@@ -255,7 +268,7 @@ func (p *pump) forget(w wanted) {
 		}
 	}
 	for _, topic := range slices.Concat(w.probes, w.draining) {
-		if !going[topic] {
+		if all && !going[topic] {
 			delete(p.stuck.routes, topic)
 		}
 	}
@@ -273,16 +286,16 @@ func (p *pump) probed(ctx context.Context, e *entry, cause error) error {
 	if cause == nil {
 		p.stuck.away = 0
 		p.stuck.released = append(p.stuck.released, e.seq)
-		if r := p.stuck.routes[e.row.Topic]; r != nil && !r.draining {
-			r.draining = true
-			p.log.Info("route takes messages again", "event_type", e.row.Topic, "attempts", r.attempts)
-		}
+		p.opened(e)
 		p.stuck.look = time.Time{} // there may be more
 		if l := p.stuck.lanes[key]; len(l.waiting) > 0 {
 			p.next(l)
 			return nil
 		}
 	} else if class := p.cfg.Classify(cause); class != "" {
+		if class == Failed { // the route is not what refused it
+			p.opened(e)
+		}
 		if err := p.sess.failStuck(ctx, p.failure(e, class, cause)); err != nil {
 			return err
 		}
@@ -296,6 +309,14 @@ func (p *pump) probed(ctx context.Context, e *entry, cause error) error {
 	delete(p.stuck.lanes, key)
 	p.stuck.tried[key] = cause == nil
 	return p.settle(ctx)
+}
+
+// opened notes that the entry's route takes messages.
+func (p *pump) opened(e *entry) {
+	if r := p.stuck.routes[e.row.Topic]; r != nil && !r.draining {
+		r.draining = true
+		p.log.Info("route takes messages again", "event_type", e.row.Topic, "attempts", r.attempts)
+	}
 }
 
 // settle ends a look when all of its keys have had their turn: what was published goes, and a key of which nothing is

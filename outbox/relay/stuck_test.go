@@ -152,6 +152,61 @@ func TestABlockedRouteHasABreaker(t *testing.T) {
 	assertCommitOrder(t, db, rec)
 }
 
+// A window of many pages that all wait for a blocked route is stored bit by bit, and what else it holds goes out.
+func TestALargeWindowToABlockedRoute(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	rec := newRecorder()
+	rec.fail = func(msg *message.Message) error {
+		if msg.Metadata.Get(outbox.HeaderType) == "test.blocked" {
+			return errRoute
+		}
+		return nil
+	}
+	for k := range outbox.Partitions * 10 {
+		appendNotes(t, db, typed{note{fmt.Sprint("first", k), 0}, "test.blocked"})
+	}
+	stop := start(t, classified(config(db, rec)))
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `true`) == outbox.Partitions*10 }, "the breakers are open")
+	stop()
+	const blocked, free = 8_000, 40
+	if _, err := db.Exec(t.Context(), `
+		INSERT INTO outbox.messages (uuid, topic, key, payload)
+		SELECT gen_random_uuid(), CASE WHEN n % $2 = 0 THEN 'test.free' ELSE 'test.blocked' END, 'k' || n, '{}' FROM generate_series(1, $1::int) AS n`,
+		blocked+free, (blocked+free)/free); err != nil {
+		t.Fatal(err)
+	}
+	start(t, classified(config(db, rec)))
+	outboxtest.Eventually(t, time.Minute, func() bool { n, _ := rec.distinct(); return n == free }, "what is not blocked goes out")
+	outboxtest.Eventually(t, time.Minute, func() bool { return stuckCount(t, db, `true`) == blocked+outbox.Partitions*10 }, "the rest waits")
+}
+
+// A probe that its own handler or a middleware refuses shows that the route takes messages: the others go.
+func TestAProbeThatFailsByItselfOpensTheRoute(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	rec := newRecorder()
+	var bound atomic.Bool
+	rec.fail = func(msg *message.Message) error {
+		switch {
+		case !bound.Load():
+			return errRoute
+		case msg.Metadata.Get(outbox.HeaderSubject) == "bad":
+			return errOwn
+		}
+		return nil
+	}
+	start(t, classified(config(db, rec)))
+	appendNotes(t, db, note{"bad", 0})
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `key = 'bad'`) == 1 }, "the oldest waits")
+	for k := range 20 {
+		appendNotes(t, db, note{fmt.Sprint("good", k), 0})
+	}
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `true`) == 21 }, "all wait")
+	bound.Store(true)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 20 && stuckCount(t, db, `true`) == 1 }, "all others go")
+}
+
 // What an operator skips lets its key go on; a route whose messages are all skipped is forgotten.
 func TestSkippedMessagesHoldNobody(t *testing.T) {
 	t.Parallel()
@@ -280,5 +335,40 @@ func TestAHotKeyIsReadAgain(t *testing.T) {
 	cfg.InFlight = 10
 	start(t, cfg)
 	outboxtest.Eventually(t, time.Minute, func() bool { n, _ := rec.distinct(); return n == total }, "all are relayed")
+	assertCommitOrder(t, db, rec)
+}
+
+// Large messages are bounded by their bytes: of 300 MiB that could all go, and of a hot key's, little is in memory.
+func TestLargeMessagesAreBoundedByTheirBytes(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	const total = 300
+	if _, err := db.Exec(t.Context(), `
+		INSERT INTO outbox.messages (uuid, topic, key, payload)
+		SELECT gen_random_uuid(), 'test.notes.noted.v1', CASE WHEN n % 3 = 0 THEN 'hot' ELSE 'k' || n END, convert_to(repeat('x', 1 << 20), 'UTF8')
+		FROM generate_series(1, $1::int) AS n`, total); err != nil {
+		t.Fatal(err)
+	}
+	rec := newRecorder()
+	var out, most atomic.Int32
+	enough := make(chan struct{})
+	rec.fail = func(*message.Message) error {
+		n := out.Add(1)
+		defer out.Add(-1)
+		for seen := most.Load(); n > seen && !most.CompareAndSwap(seen, n); seen = most.Load() {
+		}
+		select {
+		case <-enough:
+		case <-t.Context().Done():
+		}
+		return nil
+	}
+	start(t, classified(config(db, rec)))
+	outboxtest.Eventually(t, time.Minute, func() bool { return out.Load() >= 10*outbox.Partitions }, "messages go out")
+	close(enough)
+	outboxtest.Eventually(t, time.Minute, func() bool { n, _ := rec.distinct(); return n == total }, "all are relayed")
+	if bound := int32(21 * outbox.Partitions); most.Load() > bound { // 16 MiB, and a page of 4
+		t.Errorf("%d messages of 1 MiB were in memory at once, want at most %d", most.Load(), bound)
+	}
 	assertCommitOrder(t, db, rec)
 }

@@ -193,21 +193,28 @@ var claimStuck = heldLease + fmt.Sprintf(`, due AS (
 			SELECT s.key, s.message_id FROM outbox.stuck AS s WHERE s.partition = $2 AND s.topic = t AND NOT s.parked AND %[3]s
 			  AND (s.class IN ('unroutable', 'refused') OR s.next_attempt IS NULL OR s.next_attempt <= clock_timestamp())
 			ORDER BY s.message_id LIMIT %[1]d) AS h
-	), picked AS MATERIALIZED (
-		SELECT m.seq FROM due, LATERAL (
-			SELECT s.seq FROM outbox.stuck AS s
+	), going AS (
+		SELECT m.* FROM due, LATERAL (
+			SELECT s.seq, s.message_id, octet_length(s.payload) + pg_column_size(s.metadata) AS size FROM outbox.stuck AS s
 			WHERE s.key = due.key AND s.message_id >= due.message_id AND NOT EXISTS (
 				SELECT FROM outbox.stuck AS e
 				WHERE e.key = s.key AND e.message_id > due.message_id AND e.message_id <= s.message_id AND (e.parked OR e.topic = ANY ($5)))
 			ORDER BY s.message_id LIMIT due.most) AS m
+	), picked AS MATERIALIZED ( -- the oldest first, so that of each key they are the first
+		SELECT seq FROM (
+			SELECT seq, message_id, sum(size) OVER (ORDER BY message_id) AS bytes, min(message_id) OVER () AS first FROM (SELECT DISTINCT * FROM going) AS each) AS added
+		WHERE bytes <= %[4]d OR message_id = first
 	)
 	UPDATE outbox.stuck AS s SET claim = $3, exposed = s.exposed OR s.claim IS NOT NULL
 	FROM picked WHERE s.seq = picked.seq AND EXISTS (SELECT FROM held)
-	RETURNING s.seq, s.attempts, s.message_id, s.uuid, s.topic, s.key, s.payload, s.metadata, s.created_at`, probeKeys, probeRows,
-	`NOT EXISTS (SELECT FROM outbox.stuck AS e WHERE e.key = s.key AND e.message_id < s.message_id)`)
+	RETURNING (SELECT count(DISTINCT seq) FROM going) = (SELECT count(*) FROM picked),
+		s.seq, s.attempts, s.message_id, s.uuid, s.topic, s.key, s.payload, s.metadata, s.created_at`, probeKeys, probeRows,
+	`NOT EXISTS (SELECT FROM outbox.stuck AS e WHERE e.key = s.key AND e.message_id < s.message_id)`, pageBytes)
 
-// claim takes stuck messages that may go, of each key in order, so that no operator changes them meanwhile.
-func (s *session) claim(ctx context.Context, w wanted) (found []stuckRow, err error) {
+// claim takes stuck messages that may go, of each key in order, so that no operator changes them meanwhile. It takes all,
+// or as many as one look may hold.
+func (s *session) claim(ctx context.Context, w wanted) (found []stuckRow, all bool, err error) {
+	all = true
 	ctx, cancel := s.detached(ctx)
 	defer cancel()
 	var batch pgx.Batch // one transaction, and a snapshot for each statement
@@ -220,28 +227,28 @@ func (s *session) claim(ctx context.Context, w wanted) (found []stuckRow, err er
 		}
 	}()
 	if _, err := results.Exec(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	rows, err := results.Query()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	var r stuckRow
-	_, err = pgx.ForEachRow(rows, []any{&r.Seq, &r.Attempts, &r.ID, &r.UUID, &r.Topic, &r.Key, &r.Payload, &r.Metadata, &r.CreatedAt}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&all, &r.Seq, &r.Attempts, &r.ID, &r.UUID, &r.Topic, &r.Key, &r.Payload, &r.Metadata, &r.CreatedAt}, func() error {
 		found = append(found, r)
 		r = stuckRow{}
 		return nil
 	})
 	slices.SortFunc(found, func(a, b stuckRow) int { return cmp.Compare(a.ID, b.ID) })
-	return found, err
+	return found, all, err
 }
 
-// rows reads messages by their ids, in order.
+// rows reads messages by their ids, in order, as far as one read goes, but at least one.
 func (s *session) rows(ctx context.Context, ids []int64) ([]row, error) {
 	ctx, cancel := s.detached(ctx)
 	defer cancel()
-	found, err := s.collect(ctx, `SELECT `+rowColumns+` FROM outbox.messages WHERE partition + 0 = $1 AND id = ANY ($2) ORDER BY id`, []any{s.held.Partition, ids})
-	if err == nil && len(found) != len(ids) {
+	found, whole, err := s.collect(ctx, `SELECT `+rowColumns+` FROM outbox.messages WHERE partition + 0 = $1 AND id = ANY ($2) ORDER BY id`, []any{s.held.Partition, ids})
+	if err == nil && (whole && len(found) != len(ids) || len(found) == 0) {
 		err = errors.New("messages of an open window are gone from outbox.messages")
 	}
 	return found, err

@@ -12,8 +12,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// pageSize is how many rows one query brings into memory.
-const pageSize = 1000
+const (
+	// pageSize is how many rows one query brings into memory ...
+	pageSize = 1000
+	// ... while they have no more bytes than this, or are one row.
+	pageBytes = 4 << 20
+)
 
 // row is one outbox message as stored.
 type row struct {
@@ -25,6 +29,9 @@ type row struct {
 	Metadata  []byte
 	CreatedAt time.Time
 }
+
+// size is about what the row takes of memory.
+func (r row) size() int { return len(r.Payload) + len(r.Metadata) + 300 }
 
 const rowColumns = `id, uuid, topic, key, payload, metadata, created_at`
 
@@ -83,7 +90,7 @@ func (w window) args(partition int, s span) []any {
 }
 
 // next takes a snapshot, and reads the rows that it sees and relayed does not, in the same statement. Rows are in order of
-// id; ok is false if they do not fit one page.
+// id; ok is false if they do not fit one read.
 func (s *session) next(ctx context.Context, relayed snapshot) (now snapshot, found []row, ok bool, err error) {
 	ctx, cancel := s.detached(ctx)
 	defer cancel()
@@ -94,7 +101,7 @@ func (s *session) next(ctx context.Context, relayed snapshot) (now snapshot, fou
 	text = fmt.Sprintf(`
 		WITH now AS MATERIALIZED (SELECT pg_current_snapshot()::text AS snapshot, pg_postmaster_start_time() AS started)
 		SELECT now.snapshot, now.started, m.* FROM now LEFT JOIN (%s
-			LIMIT %d) AS m ON true`, fmt.Sprintf(text, rowColumns), pageSize+1)
+			LIMIT %d) AS m ON true`, fmt.Sprintf(text, rowColumns), s.most()+1)
 	rows, err := s.conn.Query(ctx, text, args...)
 	if err != nil {
 		return now, nil, false, fmt.Errorf("look for messages: %w", err)
@@ -103,19 +110,21 @@ func (s *session) next(ctx context.Context, relayed snapshot) (now snapshot, fou
 	var (
 		seen    string
 		started time.Time
+		read    = s.reading()
 	)
-	for rows.Next() {
+	for !read.full && rows.Next() {
 		if rows.RawValues()[2] == nil { // no message
 			err = rows.Scan(&seen, &started, nil, nil, nil, nil, nil, nil, nil)
 		} else {
 			var r row
 			err = rows.Scan(&seen, &started, &r.ID, &r.UUID, &r.Topic, &r.Key, &r.Payload, &r.Metadata, &r.CreatedAt)
-			found = append(found, r)
+			read.take(r)
 		}
 		if err != nil {
 			return now, nil, false, fmt.Errorf("look for messages: %w", err)
 		}
 	}
+	rows.Close()
 	if err := rows.Err(); err != nil {
 		return now, nil, false, fmt.Errorf("look for messages: %w", err)
 	}
@@ -125,23 +134,22 @@ func (s *session) next(ctx context.Context, relayed snapshot) (now snapshot, fou
 	if now, err = parseSnapshot(seen); err != nil {
 		return now, nil, false, err
 	}
-	if len(found) > pageSize {
+	if found = read.end(); read.full || len(found) > read.most {
 		return now, nil, false, nil
 	}
 	slices.SortFunc(found, func(a, b row) int { return cmp.Compare(a.ID, b.ID) })
 	return now, found, true, nil
 }
 
-// read returns the rows of the span in order of id if they fit one page, or else ok false.
+// read returns the rows of the span in order of id if they fit one read, or else ok false.
 func (s *session) read(ctx context.Context, w window, in span) (found []row, ok bool, err error) {
 	ctx, cancel := s.detached(ctx)
 	defer cancel()
-	text := w.selectByTransaction(rowColumns) + fmt.Sprintf(" LIMIT %d", pageSize+1)
-	if found, err = s.collect(ctx, text, w.args(s.held.Partition, in)); err != nil {
+	most := s.most()
+	text := w.selectByTransaction(rowColumns) + fmt.Sprintf(" LIMIT %d", most+1)
+	found, ok, err = s.collect(ctx, text, w.args(s.held.Partition, in))
+	if err != nil || !ok || len(found) > most {
 		return nil, false, err
-	}
-	if len(found) > pageSize {
-		return nil, false, nil
 	}
 	slices.SortFunc(found, func(a, b row) int { return cmp.Compare(a.ID, b.ID) })
 	return found, true, nil
@@ -171,27 +179,74 @@ func (s *session) split(ctx context.Context, w window, in span) ([]span, error) 
 	return spans, nil
 }
 
-// page reads one span of a split window in order of id.
-func (s *session) page(ctx context.Context, w window, in span) ([]row, error) {
+// page reads one span of a split window in order of id, or the beginning of it; whole is false then.
+func (s *session) page(ctx context.Context, w window, in span) (found []row, whole bool, err error) {
 	ctx, cancel := s.detached(ctx)
 	defer cancel()
 	args := w.args(s.held.Partition, in)
 	if len(w.late) == 0 {
 		args = append(args, "{}")
 	}
-	return s.collect(ctx, fmt.Sprintf(byID, rowColumns), args)
+	most := s.most()
+	found, whole, err = s.collect(ctx, fmt.Sprintf(byID+" LIMIT %d", rowColumns, most), args)
+	return found, whole && (most == pageSize || len(found) < most), err
 }
 
-func (s *session) collect(ctx context.Context, text string, args []any) ([]row, error) {
+// collect reads rows as far as one read goes; whole says that these are all.
+func (s *session) collect(ctx context.Context, text string, args []any) (found []row, whole bool, err error) {
 	rows, err := s.conn.Query(ctx, text, args...)
 	if err != nil {
-		return nil, fmt.Errorf("read the window: %w", err)
+		return nil, false, fmt.Errorf("read the window: %w", err)
 	}
-	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
-	if err != nil {
-		return nil, fmt.Errorf("read the window: %w", err)
+	defer rows.Close()
+	read := s.reading()
+	for !read.full && rows.Next() {
+		r, err := pgx.RowToStructByPos[row](rows)
+		if err != nil {
+			return nil, false, fmt.Errorf("read the window: %w", err)
+		}
+		read.take(r)
 	}
-	return found, nil
+	rows.Close()
+	if err := rows.Err(); err != nil {
+		return nil, false, fmt.Errorf("read the window: %w", err)
+	}
+	return read.end(), !read.full, nil
+}
+
+// most is how many rows are asked for: fewer after large ones, of which the server would send in vain.
+func (s *session) most() int { return max(pageSize>>s.halved, 1) }
+
+// reading takes the rows of one query, up to the bounds.
+type reading struct {
+	sess  *session
+	most  int
+	rows  []row
+	bytes int
+	full  bool // what is beyond the last row is left
+}
+
+func (s *session) reading() *reading { return &reading{sess: s, most: s.most()} }
+
+func (r *reading) take(next row) {
+	if r.bytes += next.size(); r.bytes > pageBytes && len(r.rows) > 0 {
+		r.full = true
+		return
+	}
+	r.rows = append(r.rows, next)
+}
+
+// end adapts the next query to what this one found.
+func (r *reading) end() []row {
+	switch {
+	case r.full:
+		for r.sess.most() > len(r.rows) {
+			r.sess.halved++
+		}
+	case r.sess.halved > 0 && r.bytes < pageBytes/4:
+		r.sess.halved--
+	}
+	return r.rows
 }
 
 // headers decodes a row's metadata. Rows written past the table's checks may hold any JSON: what is not a
