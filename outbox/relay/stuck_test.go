@@ -352,18 +352,21 @@ func TestLargeMessagesAreBoundedByTheirBytes(t *testing.T) {
 	rec := newRecorder()
 	var out, most atomic.Int32
 	enough := make(chan struct{})
-	rec.fail = func(*message.Message) error {
-		n := out.Add(1)
-		defer out.Add(-1)
-		for seen := most.Load(); n > seen && !most.CompareAndSwap(seen, n); seen = most.Load() {
+	cfg := classified(config(db, rec))
+	cfg.Middlewares = []message.HandlerMiddleware{func(next message.HandlerFunc) message.HandlerFunc {
+		return func(msg *message.Message) ([]*message.Message, error) {
+			n := out.Add(1)
+			defer out.Add(-1)
+			for seen := most.Load(); n > seen && !most.CompareAndSwap(seen, n); seen = most.Load() {
+			}
+			select {
+			case <-enough:
+			case <-t.Context().Done():
+			}
+			return next(msg)
 		}
-		select {
-		case <-enough:
-		case <-t.Context().Done():
-		}
-		return nil
-	}
-	start(t, classified(config(db, rec)))
+	}}
+	start(t, cfg)
 	outboxtest.Eventually(t, time.Minute, func() bool { return out.Load() >= 10*outbox.Partitions }, "messages go out")
 	close(enough)
 	outboxtest.Eventually(t, time.Minute, func() bool { n, _ := rec.distinct(); return n == total }, "all are relayed")
