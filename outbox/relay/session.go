@@ -61,7 +61,7 @@ func openSession(ctx context.Context, config *pgx.ConnConfig, held lease.Held, t
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	s := &session{conn: conn, held: held, timeout: timeout, closed: make(chan struct{})}
+	s := &session{conn: conn, held: held, timeout: timeout, closed: make(chan struct{}), halved: cautious}
 	if err := s.introduce(ctx); err != nil {
 		s.close()
 		return nil, err

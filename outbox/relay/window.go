@@ -17,6 +17,8 @@ const (
 	pageSize = 1000
 	// ... while they have no more bytes than this, or are one row.
 	pageBytes = 4 << 20
+	// cautious is how often a new session's page is halved: a whole page of the largest rows may take longer than its deadline.
+	cautious = 4
 )
 
 // row is one outbox message as stored.
