@@ -327,6 +327,8 @@ func (w *world) stop(t *testing.T, name string) {
 	}
 	p.signal(syscall.SIGTERM)
 	if !p.await(time.Minute) {
+		p.signal(syscall.SIGQUIT) // what it is at goes to its log
+		p.await(5 * time.Second)
 		p.kill()
 		t.Errorf("%s does not end within a minute of SIGTERM", name)
 		return
