@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/url"
 	"sync"
 	"time"
 
@@ -66,7 +64,7 @@ func (b *broker) channel(ctx context.Context) (ch *amqp.Channel, done func(), er
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.conn == nil || b.conn.IsClosed() {
-		if b.conn, err = dialBroker(ctx, b.url); err != nil {
+		if b.conn, err = rabbitmq.Dial(ctx, b.url, "outbox operator"); err != nil {
 			b.conn = nil
 			return nil, nil, err
 		}
@@ -81,34 +79,6 @@ func (b *broker) channel(ctx context.Context) (ch *amqp.Channel, done func(), er
 		return nil, nil, fmt.Errorf("open a channel: %w", err)
 	}
 	return ch, func() { _ = ch.Close(); stop() }, nil
-}
-
-func dialBroker(ctx context.Context, address string) (*amqp.Connection, error) {
-	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
-	defer cancel()
-	properties := amqp.NewConnectionProperties()
-	properties.SetClientConnectionName("outbox operator")
-	stop := func() bool { return true }
-	conn, err := amqp.DialConfig(address, amqp.Config{
-		Heartbeat: 2 * time.Second, Properties: properties, Locale: "en_US",
-		Dial: func(network, addr string) (net.Conn, error) {
-			c, err := new(net.Dialer).DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			stop = context.AfterFunc(ctx, func() { _ = c.Close() }) // ends the handshake too
-			return c, c.SetDeadline(time.Now().Add(brokerTimeout))
-		},
-	})
-	stop()
-	if err != nil {
-		var parse *url.Error
-		if errors.As(err, &parse) { // it may hold a password
-			err = parse.Err
-		}
-		return nil, fmt.Errorf("connect to the broker: %w", err)
-	}
-	return conn, nil
 }
 
 // depths asks for each queue how many messages are in it.

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Proxy is the network between a client and a server, which can fail in a network's ways.
@@ -178,6 +179,27 @@ func (p *Proxy) stall(replies bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stalled, p.replies = make(chan struct{}), replies
+}
+
+// Block lets nothing through but for heartbeats to the clients, as a RabbitMQ that is short of memory does.
+func (p *Proxy) Block() {
+	p.stall(false)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.links {
+		go heartbeats(l.client)
+	}
+}
+
+// heartbeats sends a frame every now and then until the connection is closed.
+func heartbeats(client net.Conn) {
+	beat := time.NewTicker(300 * time.Millisecond)
+	defer beat.Stop()
+	for range beat.C {
+		if _, err := client.Write([]byte{8, 0, 0, 0, 0, 0, 0, 0xCE}); err != nil {
+			return
+		}
+	}
 }
 
 // Flow ends a stall.

@@ -24,6 +24,7 @@ type coalesced struct {
 	pending []byte
 	closed  bool
 	err     error
+	doom    *time.Timer // closes the connection
 }
 
 func coalesce(conn net.Conn) *coalesced {
@@ -102,10 +103,27 @@ func (c *coalesced) fail(err error) {
 	_ = c.Conn.Close() // the reader sees it
 }
 
+// SetDeadline closes the connection at t, unless it is called again. A deadline of reading alone would not end a good-bye:
+// every heartbeat moves it, and a broker that is short of memory sends them while it reads nothing.
+func (c *coalesced) SetDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.doom != nil {
+		c.doom.Stop()
+	}
+	if !t.IsZero() {
+		c.doom = time.AfterFunc(time.Until(t), func() { _ = c.Conn.Close() })
+	}
+	return c.Conn.SetDeadline(t)
+}
+
 // Close writes what is left, for at most a second, and closes the connection.
 func (c *coalesced) Close() error {
 	c.mu.Lock()
 	c.closed = true
+	if c.doom != nil {
+		c.doom.Stop()
+	}
 	c.more.Signal()
 	c.room.Broadcast()
 	c.mu.Unlock()

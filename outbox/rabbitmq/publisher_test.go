@@ -342,6 +342,30 @@ func TestASilentBrokerHangsNobody(t *testing.T) {
 	}
 }
 
+// A broker that is short of memory reads nothing from a connection that published, and goes on sending heartbeats.
+func TestABlockedBrokerDoesNotDelayAStop(t *testing.T) {
+	t.Parallel()
+	between := outboxtest.NewProxy(t, newBroker(t))
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: between.URL, Timeout: time.Second})
+	if err := p.Publish(topology.RoutingKey(typ, 0), newMessage(0)); err != nil {
+		t.Fatal(err)
+	}
+	between.Block()
+	if err := p.Publish(topology.RoutingKey(typ, 0), newMessage(1)); !errors.Is(err, rabbitmq.ErrUnavailable) {
+		t.Errorf("error is %v, want ErrUnavailable", err)
+	}
+	closed := make(chan struct{})
+	go func() {
+		_ = p.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(10 * time.Second):
+		t.Fatal("Close does not end")
+	}
+}
+
 // A confirm that comes late costs its channel. The connection, and the other channels on it, live on.
 func TestALateConfirmLeavesTheConnectionAlone(t *testing.T) {
 	t.Parallel()
