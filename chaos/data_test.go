@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -95,6 +96,7 @@ func forgottenTransaction(r *run) {
 		return err
 	})
 	r.flowing("a prepared transaction")
+	r.named("prepared-transaction", "forgotten")
 	ctx, cancel := r.context(10 * time.Second)
 	defer cancel()
 	if _, err := conn.Exec(ctx, `COMMIT PREPARED 'forgotten'`); err != nil {
@@ -292,7 +294,11 @@ func (r *run) gather() {
 
 func restored(r *run) {
 	r.begin()
+	since := r.began
 	r.gather()
+	for _, service := range schema.Services {
+		r.w.stop(r.T, service)
+	}
 	ctx, cancel := r.context(3 * time.Minute)
 	defer cancel()
 	pg, err := newPostgres(ctx, r.w.where["postgres"], filepath.Join(r.w.dir, "restored"), "")
@@ -302,7 +308,7 @@ func restored(r *run) {
 	if err != nil {
 		r.Fatal(err)
 	}
-	defer pg.crash()
+	r.Cleanup(pg.crash)
 	host := func(p *postgres) []string {
 		return []string{"-h", "127.0.0.1", "-p", fmt.Sprint(p.port), "-U", "postgres"}
 	}
@@ -321,19 +327,95 @@ func restored(r *run) {
 		copyOver(r.w.pg.command("pg_dump", append(host(r.w.pg), "-C", r.w.prefix+service)...))
 	}
 	r.strangeServer(pg)
-	r.again("relay")
+	r.moveTo(pg)
+	r.rebased()
+	r.resumed(since)
 }
 
-// tailLost promotes an asynchronous standby that has not received the last commits.
+// resumed starts every program, and wants everything that is committed to arrive.
+func (r *run) resumed(since time.Time) {
+	r.Helper()
+	for _, name := range house {
+		r.again(name)
+	}
+	r.load = r.w.startLoad(r.T, r.seed+1)
+	r.healed("PostgreSQL")
+	r.load.stop()
+	if !r.w.quiet(r.T, time.Minute, nil, nil) {
+		return
+	}
+	o := r.operator()
+	defer o.Close()
+	r.whole(o, since)
+}
+
+// tailLost promotes an asynchronous standby that has not received the last commits: messages that nobody relayed yet, which
+// nobody can get back, and all that the catalog did with messages that it has acknowledged, which it must be given again.
 func tailLost(r *run) {
 	r.begin()
-	ctx, cancel := r.context(3 * time.Minute)
+	since := r.began
+	ctx, cancel := r.context(5 * time.Minute)
 	defer cancel()
 	wire, err := newProxy("replication", r.w.pg.port)
 	if err != nil {
 		r.Fatal(err)
 	}
 	defer wire.Stop()
+	standby := r.standby(ctx, wire)
+	r.w.stop(r.T, "catalog")
+	r.load.await(r.T, 20) // their requests gather in the catalog's queues
+	r.load.stop()
+	var backlog int
+	eventually(r.T, time.Minute, func() bool {
+		backlog = 0
+		for _, service := range schema.Services {
+			n, err := r.w.backlog(ctx, service)
+			if err != nil {
+				return false
+			}
+			backlog += n
+		}
+		return backlog == 0
+	}, "%d messages are not relayed", backlog)
+	r.caughtUp(ctx, standby)
+	wire.cut()
+	before := r.w.clients.accepted(time.Time{})
+	r.again("catalog")
+	r.lost(len(before))
+	for _, name := range house {
+		r.w.stop(r.T, name)
+	}
+	if err := r.w.drainTap(); err != nil {
+		r.Fatal(err)
+	}
+	conn, err := pgx.Connect(ctx, standby.url(""))
+	if err != nil {
+		r.Fatal(err)
+	}
+	defer func() { _ = conn.Close(ctx) }() // nothing hangs on it
+	if _, err := conn.Exec(ctx, `SELECT pg_promote()`); err != nil {
+		r.Fatal(err)
+	}
+	r.strangeServer(standby)
+	r.moveTo(standby)
+	r.forget()
+	r.rebased()
+	for _, name := range house {
+		r.again(name)
+	}
+	if !r.w.quiet(r.T, time.Minute, nil, nil) {
+		return
+	}
+	o := r.operator()
+	defer o.Close()
+	r.mended(o, since, "booking", "catalog")
+	r.load = r.w.startLoad(r.T, r.seed+1)
+	r.healed("PostgreSQL")
+}
+
+// standby follows the world's server by way of a wire that can be cut.
+func (r *run) standby(ctx context.Context, wire *proxy) *postgres {
+	r.Helper()
 	standby := &postgres{bin: r.w.pg.bin, dir: filepath.Join(r.w.dir, "standby"), password: r.w.pg.password, settings: r.w.pg.settings, port: port(r.T)}
 	if err := ownedByServer(standby.dir); err != nil {
 		r.Fatal(err)
@@ -345,19 +427,59 @@ func tailLost(r *run) {
 	if err := standby.start(ctx); err != nil {
 		r.Fatal(err)
 	}
-	defer standby.crash()
-	wire.cut()
-	r.gather()
+	r.Cleanup(standby.crash)
+	return standby
+}
+
+// caughtUp waits until the standby has what the server has now.
+func (r *run) caughtUp(ctx context.Context, standby *postgres) {
+	r.Helper()
+	var now string
+	r.w.admin(r.T, "booking", `SELECT pg_current_wal_lsn()::text`, nil, &now)
 	conn, err := pgx.Connect(ctx, standby.url(""))
 	if err != nil {
 		r.Fatal(err)
 	}
-	defer func() { _ = conn.Close(ctx) }() // its server is killed next
-	if _, err := conn.Exec(ctx, `SELECT pg_promote()`); err != nil {
+	defer func() { _ = conn.Close(ctx) }() // nothing hangs on it
+	eventually(r.T, time.Minute, func() (there bool) {
+		return conn.QueryRow(ctx, `SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn`, now).Scan(&there) == nil && there
+	}, "the standby does not catch up")
+}
+
+// lost lets the catalog handle what has gathered, and its answers be relayed and handled, all of which the standby never
+// hears of.
+func (r *run) lost(booked int) {
+	r.Helper()
+	if !r.w.quiet(r.T, time.Minute, nil, nil) {
+		r.FailNow()
+	}
+	if n := len(r.w.clients.accepted(time.Time{})); n != booked {
+		r.Fatalf("%d bookings were accepted, and then %d", booked, n)
+	}
+	if _, err := r.w.look(r.T); err != nil { // what is published from here on is known
 		r.Fatal(err)
 	}
-	r.strangeServer(standby)
-	r.again("relay")
+}
+
+// forget drops from what is known of the world what its new server never heard of. It was published, and went nowhere else.
+func (r *run) forget() {
+	r.Helper()
+	gone := r.w.known
+	r.w.known = map[uuid.UUID]*stored{}
+	if _, err := r.w.look(r.T); err != nil {
+		r.Fatal(err)
+	}
+	n := 0
+	for id := range gone {
+		if r.w.known[id] == nil {
+			r.w.foreign[id] = true
+			n++
+		}
+	}
+	if n == 0 {
+		r.Fatal("the standby has everything")
+	}
+	r.note("%d messages lost with the tail", n)
 }
 
 func retentionDuringLag(r *run) {

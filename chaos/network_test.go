@@ -2,6 +2,7 @@ package chaos_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/rabbitmq"
 )
 
 // mend lets every proxy work again.
@@ -257,6 +259,43 @@ func bindingsLost(r *run) {
 	r.load.await(r.T, 40)
 	r.w.ticketwave(r.T, "topology", "apply")
 	r.healed("broker")
+	r.oneOfSeveral(topology)
+}
+
+// oneOfSeveral unbinds a queue while another one is bound with the same key: the broker says nothing, and the messages
+// are gone for the first. The relay binds it again by itself, and replay fills the gap.
+func (r *run) oneOfSeveral(topology rabbitmq.Topology) {
+	r.Helper()
+	const other = "chaos.other"
+	keys := map[string]string{}
+	for p := range topology.Partitions {
+		keys[topology.RoutingKey(contracts.TypePreparePaymentData, p)] = topology.QueueName("payment", p)
+	}
+	if err := r.w.mq.with(r.w.vhost, func(ch *amqp.Channel) error {
+		_, err := ch.QueueDeclare(other, false, false, false, false, amqp.Table{"x-max-length": int32(10)})
+		for key := range keys {
+			err = errors.Join(err, ch.QueueBind(other, key, topology.Exchange, false, nil))
+		}
+		return err
+	}); err != nil {
+		r.Fatal(err)
+	}
+	since := time.Now().Add(-time.Second)
+	for key, queue := range keys {
+		r.unbind(queue, key)
+	}
+	r.load.await(r.T, 20)
+	r.healed("broker") // within a minute the relay declares what it needs
+	r.load.stop()
+	if err := r.w.mq.with(r.w.vhost, func(ch *amqp.Channel) error { _, err := ch.QueueDelete(other, false, false, false); return err }); err != nil {
+		r.Fatal(err)
+	}
+	o := r.operator()
+	defer o.Close()
+	r.mended(o, since, "booking", "payment")
+	if r.w.quiet(r.T, time.Minute, nil, nil) {
+		r.whole(o, since)
+	}
 }
 
 func queueFull(r *run) {

@@ -114,6 +114,9 @@ func TestSoak(t *testing.T) {
 	}
 	r.healed("everything")
 	r.finish()
+	o := r.operator()
+	defer o.Close()
+	r.whole(o, began)
 	r.report(count, time.Since(began))
 }
 
