@@ -277,7 +277,7 @@ func judgeArguments(t *rabbitmq.Topology, have []queue) (found []Finding) {
 		for p := range t.Partitions {
 			name := t.QueueName(q.Name, p)
 			found = append(found, judgeQueue(name, t.QueueArguments(name), have)...)
-			found = append(found, judgeQueue(rabbitmq.DeadName(name), amqp.Table{"x-queue-type": "quorum"}, have)...)
+			found = append(found, judgeQueue(rabbitmq.DeadName(name), rabbitmq.DeadArguments(), have)...)
 		}
 	}
 	return found

@@ -135,13 +135,19 @@ func (t Topology) QueueArguments(name string) amqp.Table {
 	}
 }
 
+// DeadArguments are those that the dead-letter queues are declared with. Looking at a message returns it, which counts as a
+// delivery.
+func DeadArguments() amqp.Table {
+	return amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int64(deliveryLimit)}
+}
+
 func (t Topology) declareQueue(ch *amqp.Channel, q Queue, partition int) error {
 	name := t.QueueName(q.Name, partition)
 	_, err := ch.QueueDeclare(name, true, false, false, false, t.QueueArguments(name))
 	if err != nil {
 		return explain("queue", name, err)
 	}
-	if _, err := ch.QueueDeclare(DeadName(name), true, false, false, false, amqp.Table{"x-queue-type": "quorum"}); err != nil {
+	if _, err := ch.QueueDeclare(DeadName(name), true, false, false, false, DeadArguments()); err != nil {
 		return explain("queue", DeadName(name), err)
 	}
 	if err := ch.QueueBind(DeadName(name), name, t.DeadExchange(), false, nil); err != nil {
