@@ -200,6 +200,24 @@ func (r *run) unbind(queue, key string) {
 	}
 }
 
+// bound reports that a queue is bound with a key.
+func (r *run) bound(queue, key string) bool {
+	var bindings []struct {
+		Key string `json:"routing_key"`
+	}
+	ctx, cancel := r.context(10 * time.Second)
+	defer cancel()
+	if err := r.w.mq.manage(ctx, http.MethodGet, "/api/queues/"+r.w.vhost+"/"+queue+"/bindings", nil, &bindings); err != nil {
+		return false
+	}
+	for _, b := range bindings {
+		if b.Key == key {
+			return true
+		}
+	}
+	return false
+}
+
 // untap keeps messages of a type from the tap, for a returned message is one that reaches no queue at all.
 func (r *run) untap(typ string) {
 	r.Helper()
@@ -285,7 +303,15 @@ func (r *run) oneOfSeveral(topology rabbitmq.Topology) {
 		r.unbind(queue, key)
 	}
 	r.load.await(r.T, 20)
-	r.healed("broker") // within a minute the relay declares what it needs
+	eventually(r.T, 2*time.Minute, func() bool { // the relay declares what it needs every minute
+		for key, queue := range keys {
+			if !r.bound(queue, key) {
+				return false
+			}
+		}
+		return true
+	}, "the relay does not bind the queue again")
+	r.healed("broker")
 	r.load.stop()
 	if err := r.w.mq.with(r.w.vhost, func(ch *amqp.Channel) error { _, err := ch.QueueDelete(other, false, false, false); return err }); err != nil {
 		r.Fatal(err)

@@ -114,6 +114,7 @@ func (r *run) healed(of string) {
 type baseline struct {
 	goroutines                         map[string]float64
 	connections, channels, relayToData int
+	whose                              []string // the connections to the broker, and how many channels each has
 }
 
 // measure looks at what the house uses now.
@@ -135,6 +136,17 @@ func (w *world) measure() (b baseline, err error) {
 		}
 		*into = len(list)
 	}
+	var connections []struct {
+		Name     string `json:"user_provided_name"`
+		Channels int
+	}
+	if err := w.mq.manage(ctx, http.MethodGet, "/api/vhosts/"+w.vhost+"/connections", nil, &connections); err != nil {
+		return b, err
+	}
+	for _, c := range connections {
+		b.whose = append(b.whose, fmt.Sprintf("%s: %d", c.Name, c.Channels))
+	}
+	slices.Sort(b.whose)
 	err = w.pools["booking"].QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE usename = $1`, w.prefix+"relay").Scan(&b.relayToData)
 	return b, err
 }
@@ -149,7 +161,8 @@ func (b baseline) beyond(before baseline) string {
 		}
 	}
 	if b.connections != before.connections || b.channels != before.channels {
-		found = append(found, fmt.Sprintf("the broker has %d connections with %d channels, had %d with %d", b.connections, b.channels, before.connections, before.channels))
+		found = append(found, fmt.Sprintf("the broker has %d connections with %d channels, had %d with %d: now %v, before %v",
+			b.connections, b.channels, before.connections, before.channels, b.whose, before.whose))
 	}
 	if b.relayToData > before.relayToData+4 {
 		found = append(found, fmt.Sprintf("the relay has %d database connections, had %d", b.relayToData, before.relayToData))
