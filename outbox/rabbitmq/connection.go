@@ -70,7 +70,7 @@ func (l *line) run(ctx context.Context) {
 	defer close(l.done)
 	pause := min(reconnectMin, l.most)
 	for ctx.Err() == nil {
-		conn, err := Dial(ctx, l.url, l.name)
+		conn, err := dial(ctx, l.url, l.name)
 		if err == nil {
 			began := time.Now()
 			err = l.serve(ctx, conn)
@@ -162,9 +162,9 @@ func (l *line) close() {
 	<-l.done
 }
 
-// Dial connects under a name that the broker shows, within the bounds of ctx and 10 s. CloseDeadline of the connection ends
+// dial connects under a name that the broker shows, within the bounds of ctx and 10 s. CloseDeadline of the connection ends
 // at its deadline whatever the broker does. Errors hold no password.
-func Dial(ctx context.Context, address, name string) (*amqp.Connection, error) {
+func dial(ctx context.Context, address, name string) (*amqp.Connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	properties := amqp.NewConnectionProperties()

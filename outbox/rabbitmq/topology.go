@@ -83,7 +83,7 @@ func (t Topology) Apply(ctx context.Context, url string) error {
 	if err := t.Validate(); err != nil {
 		return err
 	}
-	conn, err := Dial(ctx, url, "topology")
+	conn, err := dial(ctx, url, "topology")
 	if err != nil {
 		return err
 	}
