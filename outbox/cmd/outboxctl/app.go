@@ -3,11 +3,14 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,13 +21,15 @@ import (
 
 // app is one run of outboxctl: what it may touch, and the flags that every command has.
 type app struct {
-	in       io.Reader
-	out, err io.Writer
-	getenv   func(string) string
-	now      func() time.Time
-	ask      *bufio.Reader // of in
-	input    *os.File      // in, when it is a terminal
-	screen   *os.File      // out, when it is a terminal
+	in        io.Reader
+	out, err  io.Writer
+	getenv    func(string) string
+	now       func() time.Time
+	ask       *bufio.Reader // of in
+	input     *os.File      // in, when it is a terminal
+	screen    *os.File      // out, when it is a terminal
+	errScreen *os.File      // err, when it is a terminal
+	editing   atomic.Bool   // the caller's editor has the terminal
 
 	url, tokenFile, caFile, output string
 	insecure, yes, dryRun          bool
@@ -35,13 +40,16 @@ type app struct {
 
 func newApp(in io.Reader, out, err io.Writer, getenv func(string) string) *app {
 	a := &app{in: in, out: out, err: err, getenv: getenv, now: time.Now, ask: bufio.NewReader(in)}
-	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		a.input = f
-	}
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		a.screen = f
-	}
+	a.input, a.screen, a.errScreen = terminal(in), terminal(out), terminal(err)
 	return a
+}
+
+// terminal is the file that v is, if it is a terminal.
+func terminal(v any) *os.File {
+	if f, ok := v.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return f
+	}
+	return nil
 }
 
 func (a *app) env(name, fallback string) string {
@@ -65,7 +73,10 @@ func (a *app) root() *cobra.Command {
 		Use: "outboxctl", Short: "See and move messages of the outbox pipeline", Long: longHelp, Version: build.Revision(),
 		Example:      "  outboxctl status\n  outboxctl stuck groups\n  outboxctl why 0199e4a2-7b7c-7d0e-8f3a-2f6f5a1b9c01",
 		SilenceUsage: true, SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			if err := c.ValidateRequiredFlags(); err != nil {
+				return usagef("%v (\"%s --help\" lists the flags)", err, c.CommandPath())
+			}
 			if a.output != "table" && a.output != "json" {
 				return usagef("-o is %q: want table or json", a.output)
 			}
@@ -88,11 +99,36 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.tokenFile, "token-file", a.env("TW_ADMIN_TOKEN_FILE", ""), "file that holds the token (TW_ADMIN_TOKEN_FILE)")
 	f.StringVar(&a.caFile, "ca-file", a.env("TW_ADMIN_CA", ""), "PEM file of the authority that signed the API's certificate (TW_ADMIN_CA)")
 	f.BoolVar(&a.insecure, "insecure", a.getenv("TW_ADMIN_INSECURE") == "true", "send the token without TLS beyond this machine (TW_ADMIN_INSECURE)")
-	f.DurationVar(&a.timeout, "timeout", 45*time.Second, "longest time for one answer; a replay has 30 minutes")
+	f.DurationVar(&a.timeout, "timeout", 45*time.Second, "longest time for one answer; what goes through everything, such as a replay, has 30 minutes")
 	f.StringVarP(&a.output, "output", "o", "table", "table or json")
 	must(root.RegisterFlagCompletionFunc("output", fixed("table", "json")))
 	root.AddCommand(a.status(), a.top(), a.stuck(), a.why(), a.replay(), a.dead(), a.cursor(), a.doctor(), a.reconcile(), a.audit(), a.token())
+	root.InitDefaultCompletionCmd()
+	if c, _, err := root.Find([]string{"completion"}); err == nil && c != root {
+		c.Args, c.RunE = onlyCommands, func(*cobra.Command, []string) error { return nil }
+	}
+	plainArgs(root)
 	return root
+}
+
+// plainArgs makes what cobra says about the number of arguments name them.
+func plainArgs(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		plainArgs(sub)
+	}
+	check, path := c.Args, c.CommandPath()
+	if check == nil {
+		return
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		err := check(c, args)
+		var usage *usageError
+		if err == nil || errors.As(err, &usage) {
+			return err
+		}
+		_, names, _ := strings.Cut(c.Use, " ")
+		return usagef("want %q", strings.TrimSpace(path+" "+names))
+	}
 }
 
 // fixed completes to one of the words.
@@ -109,14 +145,17 @@ func must(err error) {
 
 // group is a command that has only commands.
 func group(use, short, example string, commands ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Example: example, Args: func(c *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return usagef("%s needs a command: \"%s --help\" lists them", c.CommandPath(), c.CommandPath())
-		}
-		return usagef("there is no command %q: \"%s --help\" lists them", args[0], c.CommandPath())
-	}, RunE: func(*cobra.Command, []string) error { return nil }}
+	c := &cobra.Command{Use: use, Short: short, Example: example, Args: onlyCommands, RunE: func(*cobra.Command, []string) error { return nil }}
 	c.AddCommand(commands...)
 	return c
+}
+
+// onlyCommands refuses a line that names none of the command's commands.
+func onlyCommands(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usagef("%s needs a command: \"%s --help\" lists them", c.CommandPath(), c.CommandPath())
+	}
+	return usagef("there is no command %q: \"%s --help\" lists them", args[0], c.CommandPath())
 }
 
 // changes adds the flags of a command that changes something.

@@ -24,6 +24,9 @@ func (a *app) auditList() *cobra.Command {
 		Use: "list", Short: "What operators did, newest first", Args: cobra.NoArgs,
 		Example: "  outboxctl audit list --actor alice",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if p.Limit < 1 || p.Limit > 500 {
+				return usagef("--limit is %d: want 1 to 500", p.Limit)
+			}
 			if message != "" {
 				var id uuid.UUID
 				if id, err = messageID(message); err != nil {
@@ -84,6 +87,7 @@ func (a *app) auditVerify() *cobra.Command {
 			if p.Head != "" && p.Database == "" {
 				return usagef("--head needs the --database that it was read from")
 			}
+			a.patient(c)
 			found, err := call[api.AuditReportList](c.Context(), a, func(ctx context.Context, c *api.Client) (*http.Response, error) { return c.VerifyAudit(ctx, &p) })
 			if err != nil {
 				return err
