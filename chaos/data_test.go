@@ -241,7 +241,12 @@ func connectionsExhausted(r *run) {
 	most := pg.settings["max_connections"]
 	refused := r.w.clients.refused.Load()
 	pg.settings["max_connections"] = "10"
-	defer func() { pg.settings["max_connections"] = most }()
+	defer func() {
+		if pg.settings["max_connections"] != most { // others use the server after this row
+			pg.settings["max_connections"] = most
+			r.restartPostgres()
+		}
+	}()
 	r.restartPostgres()
 	eventually(r.T, time.Minute, func() bool { return r.w.clients.refused.Load() >= refused+5 }, "nobody is refused although connections are few")
 	r.note("%d requests refused", r.w.clients.refused.Load()-refused)

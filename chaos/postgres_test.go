@@ -137,7 +137,10 @@ func (p *postgres) ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, p.url(""))
-	if err != nil {
+	switch {
+	case code(err) == "53300": // it answers, that it has no room
+		return nil
+	case err != nil:
 		return err
 	}
 	return conn.Close(ctx)
