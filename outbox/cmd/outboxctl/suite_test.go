@@ -541,12 +541,41 @@ func (w *town) audited() (n int) {
 	return n
 }
 
-// goldenOf runs a command and compares its normalised output.
-func (w *town) goldenOf(name string, code int, line string) {
+// take empties a queue: the message with that id is lost, the others are rejected.
+func (w *town) take(consumer string, partition int, lose string) {
 	w.t.Helper()
-	r := w.run(words(line)...)
-	r.check(w.t, code, words(line))
-	golden(w.t, name, normal(r.out+r.err, w.names))
+	conn, err := amqp.Dial(w.amqp)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	deliveries, err := ch.Consume(w.topology.QueueName(consumer, partition), "", false, false, false, false, nil)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for range 2 {
+		var d amqp.Delivery
+		select {
+		case d = <-deliveries:
+		case <-time.After(20 * time.Second):
+			w.t.Fatal("no message comes")
+		}
+		if d.MessageId == lose {
+			err = d.Ack(false)
+		} else {
+			err = d.Nack(false, false)
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	if err := ch.Close(); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // take empties a queue: the message with that id is lost, the others are rejected.
