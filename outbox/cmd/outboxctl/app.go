@@ -3,11 +3,13 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -65,7 +67,10 @@ func (a *app) root() *cobra.Command {
 		Use: "outboxctl", Short: "See and move messages of the outbox pipeline", Long: longHelp, Version: build.Revision(),
 		Example:      "  outboxctl status\n  outboxctl stuck groups\n  outboxctl why 0199e4a2-7b7c-7d0e-8f3a-2f6f5a1b9c01",
 		SilenceUsage: true, SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			if err := c.ValidateRequiredFlags(); err != nil {
+				return usagef("%v (\"%s --help\" lists the flags)", err, c.CommandPath())
+			}
 			if a.output != "table" && a.output != "json" {
 				return usagef("-o is %q: want table or json", a.output)
 			}
@@ -92,7 +97,32 @@ func (a *app) root() *cobra.Command {
 	f.StringVarP(&a.output, "output", "o", "table", "table or json")
 	must(root.RegisterFlagCompletionFunc("output", fixed("table", "json")))
 	root.AddCommand(a.status(), a.top(), a.stuck(), a.why(), a.replay(), a.dead(), a.cursor(), a.doctor(), a.reconcile(), a.audit(), a.token())
+	root.InitDefaultCompletionCmd()
+	if c, _, err := root.Find([]string{"completion"}); err == nil && c != root {
+		c.Args, c.RunE = onlyCommands, func(*cobra.Command, []string) error { return nil }
+	}
+	plainArgs(root)
 	return root
+}
+
+// plainArgs makes what cobra says about the number of arguments name them.
+func plainArgs(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		plainArgs(sub)
+	}
+	check, path := c.Args, c.CommandPath()
+	if check == nil {
+		return
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		err := check(c, args)
+		var usage *usageError
+		if err == nil || errors.As(err, &usage) {
+			return err
+		}
+		_, names, _ := strings.Cut(c.Use, " ")
+		return usagef("want %q", strings.TrimSpace(path+" "+names))
+	}
 }
 
 // fixed completes to one of the words.
@@ -109,14 +139,17 @@ func must(err error) {
 
 // group is a command that has only commands.
 func group(use, short, example string, commands ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short, Example: example, Args: func(c *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return usagef("%s needs a command: \"%s --help\" lists them", c.CommandPath(), c.CommandPath())
-		}
-		return usagef("there is no command %q: \"%s --help\" lists them", args[0], c.CommandPath())
-	}, RunE: func(*cobra.Command, []string) error { return nil }}
+	c := &cobra.Command{Use: use, Short: short, Example: example, Args: onlyCommands, RunE: func(*cobra.Command, []string) error { return nil }}
 	c.AddCommand(commands...)
 	return c
+}
+
+// onlyCommands refuses a line that names none of the command's commands.
+func onlyCommands(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usagef("%s needs a command: \"%s --help\" lists them", c.CommandPath(), c.CommandPath())
+	}
+	return usagef("there is no command %q: \"%s --help\" lists them", args[0], c.CommandPath())
 }
 
 // changes adds the flags of a command that changes something.

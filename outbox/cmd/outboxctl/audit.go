@@ -24,6 +24,9 @@ func (a *app) auditList() *cobra.Command {
 		Use: "list", Short: "What operators did, newest first", Args: cobra.NoArgs,
 		Example: "  outboxctl audit list --actor alice",
 		RunE: func(c *cobra.Command, _ []string) (err error) {
+			if p.Limit < 1 || p.Limit > 500 {
+				return usagef("--limit is %d: want 1 to 500", p.Limit)
+			}
 			if message != "" {
 				var id uuid.UUID
 				if id, err = messageID(message); err != nil {

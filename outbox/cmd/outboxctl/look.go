@@ -259,6 +259,9 @@ func (a *app) reconcile() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if grace < time.Second {
+				return usagef("--grace is %s: want 1s or longer", grace)
+			}
 			found, err := call[api.Reconciliation](c.Context(), a, func(ctx context.Context, c *api.Client) (*http.Response, error) {
 				return c.Reconcile(ctx, &api.ReconcileParams{From: begin, To: end, Grace: int(grace / time.Second)})
 			})
@@ -319,10 +322,11 @@ func spanFlags(c *cobra.Command, from, to *string, fallback string) {
 
 // span reads two points in time.
 func (a *app) span(from, to string) (begin, end time.Time, err error) {
-	if begin, err = a.moment("--from", from); err != nil {
+	now := a.now().UTC()
+	if begin, err = moment(now, "--from", from); err != nil {
 		return begin, end, err
 	}
-	if end, err = a.moment("--to", to); err != nil {
+	if end, err = moment(now, "--to", to); err != nil {
 		return begin, end, err
 	}
 	if !begin.Before(end) {
@@ -331,9 +335,9 @@ func (a *app) span(from, to string) (begin, end time.Time, err error) {
 	return begin, end, nil
 }
 
-func (a *app) moment(flag, text string) (time.Time, error) {
+func moment(now time.Time, flag, text string) (time.Time, error) {
 	if ago, err := time.ParseDuration(text); err == nil && ago >= 0 {
-		return a.now().Add(-ago).UTC(), nil
+		return now.Add(-ago), nil
 	}
 	at, err := time.Parse(time.RFC3339, text)
 	if err != nil {
