@@ -6,7 +6,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/jcp/ticketwave/outbox/admin/api"
 	"github.com/jcp/ticketwave/outbox/internal/build"
@@ -159,12 +161,19 @@ func (s *Server) badParameter(w http.ResponseWriter, r *http.Request, err error)
 	s.fail(w, r, malformed(field, "the parameter cannot be read as what the specification says it is"))
 }
 
+// long are the operations that go through all that there is, however much that may be.
+var long = []string{"/replay/plans/{hash}/apply", "/cursors/rebase", "/reconciliation", "/audit/verify"}
+
 // bounded gives a request its time.
 func (s *Server) bounded(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		limit := s.cfg.Limits.Timeout
-		if strings.HasSuffix(r.Pattern, "/apply") {
+		if slices.ContainsFunc(long, func(path string) bool { return strings.HasSuffix(r.Pattern, path) }) {
 			limit = s.cfg.Limits.ApplyTimeout
+			if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(limit + writeTimeout)); err != nil {
+				s.fail(w, r, err)
+				return
+			}
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), limit)
 		defer cancel()

@@ -373,3 +373,41 @@ func TestStuckMessagesAreServed(t *testing.T) {
 		t.Errorf("the log tells too much or too little:\n%s", logs)
 	}
 }
+
+// What goes through all that there is has more time than other requests: a large outbox is rebased through the API too.
+func TestARebaseMayTakeItsTime(t *testing.T) {
+	t.Parallel()
+	limits := generous
+	limits.Timeout = 200 * time.Millisecond
+	h := newHouse(t, limits)
+	ctx := context.Background()
+	_, err := h.db.Exec(ctx, `
+		INSERT INTO outbox.identity (system_identifier, database_oid, timeline) SELECT system_identifier, database_oid, timeline FROM outbox.current_identity()`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := h.db.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(ctx) }()
+	if _, err := tx.Exec(ctx, `LOCK TABLE outbox.messages IN ROW EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan answer, 1)
+	go func() {
+		done <- h.ask(http.MethodPost, "/v1/cursors/rebase", h.operator, `{"database":"shop","force":true,"reason":"the test wants it"}`)
+	}()
+	select {
+	case a := <-done:
+		t.Errorf("it did not wait: %d %s", a.status, a.body)
+		return
+	case <-time.After(time.Second):
+	}
+	if err := tx.Rollback(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-done; a.status != http.StatusOK {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}

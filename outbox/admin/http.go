@@ -200,6 +200,11 @@ func (s *Server) SkipStuck(w http.ResponseWriter, r *http.Request, _ api.SkipStu
 	s.command(w, r, operate.VerbSkip)
 }
 
+// ParkStuck lets heads wait for an operator.
+func (s *Server) ParkStuck(w http.ResponseWriter, r *http.Request, _ api.ParkStuckParams) {
+	s.command(w, r, operate.VerbPark)
+}
+
 func (s *Server) command(w http.ResponseWriter, r *http.Request, verb operate.Verb) {
 	var body api.Command
 	err := decode(w, r, maxBody, &body)
@@ -207,6 +212,8 @@ func (s *Server) command(w http.ResponseWriter, r *http.Request, verb operate.Ve
 	case err != nil:
 	case body.Limit < 0 || body.Limit > 10_000:
 		err = malformed("limit", "must be from 1 to 10000")
+	case len(body.After) > 255:
+		err = malformed("after", "must be the next of a command before")
 	default:
 		err = checkFilter(body.Filter)
 	}
@@ -218,9 +225,17 @@ func (s *Server) command(w http.ResponseWriter, r *http.Request, verb operate.Ve
 		return
 	}
 	result, err := s.cfg.Operator.Do(r.Context(), operate.Command{
-		Verb: verb, Filter: filterOf(body.Filter), Limit: body.Limit, DryRun: dryRun(r), Actor: actor(r.Context(), body.Reason),
+		Verb: verb, Filter: filterOf(body.Filter), Limit: body.Limit, After: body.After, Within: s.cfg.Limits.Timeout / 3,
+		DryRun: dryRun(r), Actor: actor(r.Context(), body.Reason),
 	})
-	s.answer(w, r, result, err)
+	if err != nil && (result.Matched == 0 || body.Filter.MessageID != uuid.Nil) {
+		s.fail(w, r, err)
+		return
+	}
+	s.answer(w, r, struct {
+		operate.Result
+		Warnings []string `json:"warnings,omitempty"`
+	}{result, s.warnings(r, err)}, nil) // what was done, whatever could not be
 }
 
 // EditStuck replaces what a parked message says.

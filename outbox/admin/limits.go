@@ -20,7 +20,8 @@ type Limits struct {
 	FailedBurst  int
 	// Requests is how many may be worked on at a time. Default 32.
 	Requests int
-	// Timeout is the time for an answer, ApplyTimeout that for a replay. Default 30 s and 30 min.
+	// Timeout is the time for an answer, ApplyTimeout that for what goes through all that there is: a replay, a rebase, a
+	// reconciliation, a check of the audit log. Default 30 s and 30 min.
 	Timeout, ApplyTimeout time.Duration
 }
 

@@ -13,7 +13,7 @@
 //	   |------------------------'                               |
 //	   | handler fails, or its key waits already                |
 //	   '-------------------------------------------------> stuck (waits for its turn and its time)
-//	                                                            | permanent error, or attempts used up
+//	                                                            | permanent error, attempts used up, or an operator
 //	                                                            '--> parked (waits for an operator)
 //
 // A handler that keeps failing after a few quick tries puts its message into inbox.stuck, and later messages of

@@ -14,6 +14,9 @@ import (
 	"github.com/jcp/ticketwave/outbox/rabbitmq"
 )
 
+// backTimeout is how long what was looked at may take to be in its queue again.
+const backTimeout = time.Second
+
 // peek reads the first messages of a queue and gives them back, in order, by closing the channel.
 func (b *broker) peek(ctx context.Context, queue string, most int) (found []DeadMessage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
@@ -22,7 +25,12 @@ func (b *broker) peek(ctx context.Context, queue string, most int) (found []Dead
 	if err != nil {
 		return nil, err
 	}
-	defer done()
+	defer func() {
+		done()
+		if err == nil {
+			b.back(ctx, queue, len(found))
+		}
+	}()
 	for len(found) < most {
 		d, ok, err := ch.Get(queue, false)
 		if err != nil {
@@ -36,6 +44,18 @@ func (b *broker) peek(ctx context.Context, queue string, most int) (found []Dead
 	return found, nil
 }
 
+// back waits until so many messages are in a queue again, so that whoever looks next sees them; not for long, for
+// somebody else may have taken them.
+func (b *broker) back(ctx context.Context, queue string, n int) {
+	until := time.Now().Add(backTimeout)
+	for pause := time.Millisecond; time.Now().Before(until); pause = min(2*pause, 50*time.Millisecond) {
+		found, err := b.depths(ctx, []string{queue})
+		if err != nil || found[queue].missing || found[queue].messages >= int64(n) || sleep(ctx, pause) != nil {
+			return
+		}
+	}
+}
+
 func deadMessage(queue string, position int, d amqp.Delivery) DeadMessage {
 	m := DeadMessage{Queue: queue, Position: position, Fingerprint: fingerprint(d), Headers: map[string]string{}, Payload: d.Body, Size: len(d.Body)}
 	msg, err := rabbitmq.Marshaler{}.Unmarshal(d)
@@ -44,7 +64,9 @@ func deadMessage(queue string, position int, d amqp.Delivery) DeadMessage {
 		return m
 	}
 	for name, value := range msg.Metadata {
-		m.Headers[name] = value
+		if name != rabbitmq.HeaderMalformed && name != "x-delivery-count" { // the reason, and what looking at it changes
+			m.Headers[name] = value
+		}
 	}
 	m.MessageID, m.Reason = msg.Metadata[outbox.HeaderID], msg.Metadata[rabbitmq.HeaderMalformed]
 	if reason, ok := d.Headers[rabbitmq.HeaderMalformed].(string); ok { // what the consumer said, before what Unmarshal says

@@ -215,7 +215,7 @@ func (c *city) edit() {
 }
 
 func (c *city) step() {
-	switch op := rapid.SampledFrom([]string{"write", "write", "write", "write", "block", "unblock", "away", "lossy", "back", "mend", "kill", "restart", "replay", "skip", "edit", "settle"}).Draw(c.draw, "op"); op {
+	switch op := rapid.SampledFrom([]string{"write", "write", "write", "write", "block", "unblock", "away", "lossy", "back", "mend", "kill", "restart", "replay", "skip", "park", "edit", "settle"}).Draw(c.draw, "op"); op {
 	case "write":
 		c.write()
 	case "block":
@@ -242,6 +242,10 @@ func (c *city) step() {
 		}
 	case "skip":
 		c.skip()
+	case "park":
+		if m, ok := c.some(operate.Retrying); ok {
+			c.act(operate.VerbPark, m.MessageID, "")
+		}
 	case "edit":
 		c.edit()
 	case "settle": // something has been decided about all that there is

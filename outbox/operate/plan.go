@@ -237,13 +237,13 @@ func (p *planned) ask(ctx context.Context, part []candidate, sum hash.Hash, keys
 func (p *planned) warn() {
 	warn := func(n int64, text string) {
 		if n > 0 {
-			p.Warnings = append(p.Warnings, fmt.Sprintf(text, n))
+			p.Warnings = append(p.Warnings, amount(n, "message")+text)
 		}
 	}
-	warn(p.NotRelayed, "%d messages of the range are not relayed yet or stuck, and are left to the relay")
-	warn(p.touched, "%d messages were skipped or edited by operators, and are left out")
-	warn(p.Undecodable, "%d messages were written past the outbox's rules and cannot be published")
-	warn(p.Unroutable, "%d messages have a type that no queue is bound to")
+	warn(p.NotRelayed, " of the range not relayed yet, or stuck: left to the relay")
+	warn(p.touched, " skipped or edited by operators: left out")
+	warn(p.Undecodable, " written past the outbox's rules: cannot be published")
+	warn(p.Unroutable, " of a type that no queue is bound to: left out")
 	if p.Messages == 0 {
 		p.Warnings = append(p.Warnings, "nothing would be published")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -64,7 +65,11 @@ func (o *Operator) Rebase(ctx context.Context, c RebaseCommand) (Rebased, error)
 		return done, nil
 	case !errors.As(err, &pg):
 	case pg.Code == "55000": // object_not_in_prerequisite_state
-		return done, fmt.Errorf("%w: %s", ErrRefused, pg.Message)
+		text := pg.Message
+		if strings.HasSuffix(text, "nothing to rebase") {
+			text += " (force does it all the same)"
+		}
+		return done, fmt.Errorf("%w: %s", ErrRefused, text)
 	case pg.Code == "55P03" || pg.Code == "40P01": // lock_not_available, deadlock_detected
 		return done, fmt.Errorf("%w: writers could not be locked out within 10 s: see which transactions are open and try again", ErrBusy)
 	}

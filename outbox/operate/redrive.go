@@ -30,7 +30,7 @@ type DeadCommand struct {
 	Actor  Actor
 }
 
-// DeadResult says how many dead letters matched, and were sent back or removed.
+// DeadResult says how many dead letters matched, and were sent back or removed, or with DryRun would be.
 type DeadResult struct {
 	DryRun  bool `json:"dryRun"`
 	Matched int  `json:"matched"`
@@ -203,6 +203,7 @@ func (w *deadWork) run(ctx context.Context, b *broker) error {
 		sent[name] = w.redrive
 		w.matched++
 		if w.command.DryRun {
+			w.changed++
 			continue
 		}
 		if w.redrive {

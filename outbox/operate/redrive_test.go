@@ -57,7 +57,7 @@ func TestDeadLettersAreSentBackOrDiscarded(t *testing.T) {
 	prints := []string{list[1].Fingerprint, list[4].Fingerprint}
 
 	done, err := o.DeadRedrive(w.context(), operate.DeadCommand{Queue: dead, Fingerprints: prints, DryRun: true})
-	if err != nil || done != (operate.DeadResult{DryRun: true, Matched: 2}) {
+	if err != nil || done != (operate.DeadResult{DryRun: true, Matched: 2, Changed: 2}) {
 		t.Errorf("dry run: %+v, %v", done, err)
 	}
 	if _, err := o.DeadRedrive(w.context(), operate.DeadCommand{Queue: dead, Fingerprints: prints}); !errors.Is(err, operate.ErrInvalid) {

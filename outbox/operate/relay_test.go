@@ -157,7 +157,9 @@ func (b *bench) strike(ctx context.Context, side operate.Side, s operate.Stuck, 
 	switch n := rand.IntN(10); {
 	case n == 0:
 		c.Verb = operate.VerbSkip
-	case n < 5:
+	case n < 3:
+		c.Verb = operate.VerbPark
+	case n < 6:
 		c.Verb, c.Payload = operate.VerbEdit, fmt.Appendf(nil, `{"n":%d,"edited":%q}`, 0, uuid.NewString())
 	}
 	d.mu.Lock() // one operator at a time knows which form is the newest
@@ -170,7 +172,7 @@ func (b *bench) strike(ctx context.Context, side operate.Side, s operate.Stuck, 
 			d.skipped[s.MessageID] = true
 		case operate.VerbEdit:
 			d.edited[s.MessageID] = string(c.Payload)
-		case operate.VerbReplay:
+		case operate.VerbReplay, operate.VerbPark:
 		}
 	}
 	if errors.Is(err, operate.ErrBusy) || errors.Is(err, operate.ErrNotFound) || errors.Is(err, operate.ErrRefused) {

@@ -155,6 +155,9 @@ const (
 	VerbSkip Verb = "skip"
 	// VerbEdit replaces the payload or headers of a parked message; its id and the original stay.
 	VerbEdit Verb = "edit"
+	// VerbPark lets heads that are tried again by themselves wait for an operator instead, so that they can be edited. What
+	// waits behind them goes on waiting.
+	VerbPark Verb = "park"
 )
 
 // Command is a verb with what it is for.
@@ -165,7 +168,11 @@ type Command struct {
 	Payload json.RawMessage
 	Headers map[string]string
 	// Limit is the most messages that are touched. Default 1,000, at most 10,000.
-	Limit  int
+	Limit int
+	// After goes on behind what an earlier command came to: it is the Next of its result. Filter and verb are those of then.
+	After string
+	// Within ends the command early when it has taken so long, once it has touched something; zero does not.
+	Within time.Duration
 	DryRun bool
 	Actor  Actor
 }
@@ -177,8 +184,12 @@ type Result struct {
 	Changed int  `json:"changed"`
 	// Left are messages that matched and were not touched, with the reason, at most 100.
 	Left []Left `json:"left"`
-	// More says that further messages match beyond the limit.
-	More bool `json:"more"`
+	// More says that further messages match, beyond the limit or the time that the command had. Next is the After of the
+	// command that goes on with them.
+	More bool   `json:"more"`
+	Next string `json:"next,omitempty"`
+	// Total is how many the filter chose when the command began. It is counted without an After, and 0 if that took too long.
+	Total int `json:"total,omitempty"`
 	// AuditIDs are the rows of the audit log: one for each database, side and 250 messages.
 	AuditIDs []AuditRef `json:"auditIds"`
 }
@@ -197,7 +208,8 @@ type LeftCode string
 const (
 	LeftGone     LeftCode = "gone"     // it is no longer stuck
 	LeftBusy     LeftCode = "busy"     // a relay or a handler has it in hand, or changes it all the time
-	LeftBehind   LeftCode = "behind"   // replay its head instead
+	LeftBehind   LeftCode = "behind"   // replay or park its head instead
+	LeftParked   LeftCode = "parked"   // it waits for an operator already
 	LeftRetrying LeftCode = "retrying" // it is not edited while it is tried again by itself
 	LeftExposed  LeftCode = "exposed"  // it is not edited where a consumer may have the first version
 )

@@ -36,8 +36,11 @@ type verdict struct {
 // with its entry in the audit log. A message that a relay or a handler has in hand is waited for, for Config.Patience in
 // all, and then left. When something fails on the way, the result says what has been done, beside the error.
 //
-// Replay without a State takes heads alone: what waits behind them goes after them. When the command names one message
+// Replay without a State takes heads alone: what waits behind them goes after them. Park takes those that are tried again. When the command names one message
 // and nothing could be done, that is an error: ErrNotFound, ErrBusy or ErrRefused.
+//
+// What chooses more than one command may touch is done piece by piece, each with the Next of the one before as its After.
+// A piece that is done twice does no harm. What gets stuck after a side was begun with is left.
 func (o *Operator) Do(ctx context.Context, c Command) (Result, error) {
 	result := Result{DryRun: c.DryRun, Left: []Left{}, AuditIDs: []AuditRef{}}
 	if err := c.check(); err != nil {
@@ -51,16 +54,56 @@ func (o *Operator) Do(ctx context.Context, c Command) (Result, error) {
 			return result, err
 		}
 	}
+	var from reached
+	if err := readToken(c.After, &from); err != nil {
+		return result, err
+	}
+	began := time.Now()
 	places, err := o.places(ctx, c.Filter)
 	errs := []error{err}
+	if c.After == "" && c.Filter.MessageID == uuid.Nil {
+		result.Total = o.count(ctx, c, places)
+	}
+	passed := c.After == ""
 	for _, p := range places {
-		w := work{Operator: o, place: p, command: c, result: &result}
+		w := work{Operator: o, place: p, command: c, result: &result, began: began}
+		here := p.name == from.Database && p.side == from.Side
+		if passed = passed || here; !passed || result.More {
+			continue
+		}
+		if here {
+			w.last, w.until = from.Seq, from.Until
+		}
 		errs = append(errs, w.run(ctx))
+	}
+	if !passed {
+		errs = append(errs, fmt.Errorf("%w: after is not the next of a command before", ErrInvalid))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return result, err
 	}
 	return result, result.outcome(c)
+}
+
+// reached is how far a command came: what it chooses on this side is between the two.
+type reached struct {
+	Database string `json:"d"`
+	Side     Side   `json:"s"`
+	Seq      int64  `json:"q"`
+	Until    int64  `json:"u"`
+}
+
+// count is how many messages the command chooses, or 0 when that takes too long.
+func (o *Operator) count(ctx context.Context, c Command, places []place) (total int) {
+	for _, p := range places {
+		q := (&work{place: p, command: c}).choice()
+		n, err := column[int](ctx, p.database, "count stuck messages", `SELECT count(*) FROM `+p.side.rows()+` WHERE `+q.String(), q.args...)
+		if err != nil {
+			return 0 // what it says is for people; whatever is wrong shows at once in the command itself
+		}
+		total += n[0]
+	}
+	return total
 }
 
 func (a Actor) check() error {
@@ -75,8 +118,8 @@ func (a Actor) check() error {
 
 func (c Command) check() error {
 	switch {
-	case c.Verb != VerbReplay && c.Verb != VerbSkip && c.Verb != VerbEdit:
-		return fmt.Errorf("%w: verb %q, want %q, %q or %q", ErrInvalid, c.Verb, VerbReplay, VerbSkip, VerbEdit)
+	case c.Verb != VerbReplay && c.Verb != VerbSkip && c.Verb != VerbPark && c.Verb != VerbEdit:
+		return fmt.Errorf("%w: verb %q, want %q, %q, %q or %q", ErrInvalid, c.Verb, VerbReplay, VerbSkip, VerbPark, VerbEdit)
 	case c.Limit < 0 || c.Limit > mostTouched:
 		return fmt.Errorf("%w: limit %d, want 1 to %d", ErrInvalid, c.Limit, mostTouched)
 	case c.Verb != VerbEdit && (c.Payload != nil || c.Headers != nil):
@@ -165,6 +208,9 @@ type work struct {
 	place
 	command Command
 	result  *Result
+	began   time.Time  // the command
+	last    int64      // of the sequence, that is done
+	until   int64      // of the sequence, that there was when this side was begun with
 	waiting []stuckRow // in somebody's hand, or changed meanwhile
 }
 
@@ -212,34 +258,54 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// all goes through everything that the filter chooses, up to the limit.
+// all goes through everything that the filter chooses, up to the limit, or the end of the command's time.
 func (w *work) all(ctx context.Context) error {
-	for last := int64(0); ; {
-		room := w.command.Limit - w.result.Matched
-		q := w.choice()
-		q.and("r.seq > ?", last)
-		rows, err := w.list(ctx, q, min(room, chunk)+1)
+	if w.until == 0 {
+		newest, err := column[int64](ctx, w.database, "look for stuck messages", `SELECT coalesce(max(seq), 0) FROM `+string(w.side)+`.stuck`)
 		if err != nil {
 			return err
 		}
-		more := len(rows) > min(room, chunk)
-		if rows = rows[:min(len(rows), room, chunk)]; len(rows) == 0 {
-			w.result.More = w.result.More || more
+		w.until = newest[0]
+	}
+	for {
+		room := min(w.command.Limit-w.result.Matched, chunk)
+		if w.command.Within > 0 && w.result.Matched > 0 && time.Since(w.began) > w.command.Within {
+			room = 0
+		}
+		q := w.choice()
+		q.and("r.seq > ?", w.last)
+		q.and("r.seq <= ?", w.until)
+		rows, err := w.list(ctx, q, room+1)
+		if err != nil {
+			return err
+		}
+		more := len(rows) > room
+		if rows = rows[:min(len(rows), room)]; len(rows) == 0 {
+			if more {
+				w.result.More, w.result.Next = true, token(reached{w.name, w.side, w.last, w.until})
+			}
 			return nil
 		}
 		w.result.Matched += len(rows)
 		if err := w.try(ctx, rows, nil); err != nil || !more {
 			return err
 		}
-		last = rows[len(rows)-1].Seq
+		w.last = rows[len(rows)-1].Seq
 	}
 }
 
 // choice is the condition of the command's filter.
 func (w *work) choice() *query {
 	q := matching(w.command.Filter)
-	if w.command.Verb == VerbReplay && w.command.Filter.State == "" && w.command.Filter.MessageID == uuid.Nil {
+	if w.command.Filter.State != "" || w.command.Filter.MessageID != uuid.Nil {
+		return q
+	}
+	switch w.command.Verb {
+	case VerbReplay:
 		q.where = append(q.where, "r.head")
+	case VerbPark:
+		q.where = append(q.where, "r.head AND NOT r.parked")
+	case VerbSkip, VerbEdit:
 	}
 	return q
 }
@@ -381,9 +447,14 @@ func (w *work) reason(code LeftCode, r stuckRow, v *verdict) string {
 		if v.Head != nil {
 			head = v.Head.String()
 		}
+		if w.command.Verb == VerbPark {
+			return "it waits behind " + head + ": park that one, and this goes on waiting"
+		}
 		return "it waits behind " + head + ": replay that one, and this goes after it"
+	case LeftParked:
+		return "it waits for an operator already"
 	case LeftRetrying:
-		return "it is tried again by itself; only what is parked, or was never tried, is edited"
+		return "it is tried again by itself: park it first, then edit it"
 	case LeftExposed:
 		return "a consumer may have its first version: skip it, and send a new message"
 	case LeftBusy:
@@ -408,7 +479,7 @@ func (r Result) outcome(c Command) error {
 		kind = ErrNotFound
 	case LeftBusy:
 		kind = ErrBusy
-	case LeftBehind, LeftRetrying, LeftExposed:
+	case LeftBehind, LeftRetrying, LeftExposed, LeftParked:
 	}
 	return fmt.Errorf("%w: message %s: %s", kind, c.Filter.MessageID, r.Left[0].Reason)
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -60,12 +61,34 @@ func (o *Operator) Why(ctx context.Context, id string) ([]Where, error) {
 		return a.CreatedAt.Compare(b.CreatedAt)
 	})
 	q.traces = q.traces[max(0, len(q.traces)-mostTraced):]
+	q.found = q.errs
 	q.gather(ctx)
+	for range missTries { // the broker does not count what a consumer has in hand
+		if !q.misses(ctx) || sleep(ctx, missPause) != nil {
+			break
+		}
+		q.gather(ctx)
+	}
 	answers := make([]Where, len(q.traces))
 	for i, t := range q.traces {
 		answers[i] = q.answer(ctx, t)
 	}
 	return answers, errors.Join(q.errs...)
+}
+
+// What seems to be missing is asked for again so often, so far apart, before it is said to be.
+const (
+	missTries = 4
+	missPause = 500 * time.Millisecond
+)
+
+// misses reports that a message seems to be missing at a consumer that may have it in hand.
+func (q *inquiry) misses(ctx context.Context) bool {
+	return slices.ContainsFunc(q.traces, func(t trace) bool {
+		return t.Passed && stuckAmong(q.stuck, "", t.MessageID) == nil && slices.ContainsFunc(q.consumers(ctx, t), func(c Consumed) bool {
+			return c.State == "missing" && q.depths[q.scene.topology.QueueName(c.Consumer, t.Partition)].consumers > 0
+		})
+	})
 }
 
 // inquiry is one question with all that was found out for it.
@@ -74,6 +97,7 @@ type inquiry struct {
 	scene  *scene
 	traces []trace
 	errs   []error
+	found  []error // of them, those from before gather
 
 	inboxes   map[string]map[uuid.UUID]held // by consumer
 	stuck     []Stuck                       // of both sides
@@ -126,6 +150,7 @@ func (q *inquiry) findElsewhere(ctx context.Context, id uuid.UUID) {
 
 // gather asks everybody about all messages at once.
 func (q *inquiry) gather(ctx context.Context) {
+	q.errs, q.stuck = slices.Clone(q.found), nil
 	ids := make([]uuid.UUID, len(q.traces))
 	names := map[string]bool{}
 	for i, t := range q.traces {
@@ -233,6 +258,9 @@ func (q *inquiry) answer(ctx context.Context, t trace) Where {
 	default:
 		q.judgeWaiting(ctx, t, &w)
 	}
+	if w.Stuck != nil && w.Stuck.Side == Outbox || !t.Passed && !gone { // it has not been sent to those that do not have it
+		w.Consumers = slices.DeleteFunc(w.Consumers, func(c Consumed) bool { return !c.has() })
+	}
 	return w
 }
 
@@ -270,14 +298,22 @@ func waits(s, head *Stuck) string {
 	case s.State == Behind:
 		return "waits behind an earlier message of its key"
 	case s.State == Parked:
-		return fmt.Sprintf("parked after %d attempts because of %s (%s), until an operator replays, edits or skips it (outboxctl stuck replay --message %s)",
-			s.Attempts, s.Class, s.Error, s.MessageID)
+		return fmt.Sprintf("parked after %s because of %s (%s), until an operator replays, edits or skips it (outboxctl stuck replay %s)",
+			amount(int64(s.Attempts), "attempt"), s.Class, s.Error, s.MessageID)
 	case s.NextAttempt != nil && s.Error != "":
 		return fmt.Sprintf("failing because of %s (%s), tried again at %s", s.Class, s.Error, stamp(*s.NextAttempt))
 	case s.Error != "":
 		return fmt.Sprintf("waiting because of %s (%s)", s.Class, s.Error)
 	}
 	return "about to be tried"
+}
+
+// amount is a number of things.
+func amount(n int64, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprint(n, " ", thing)
 }
 
 func stamp(at time.Time) string { return at.UTC().Format("2006-01-02 15:04:05.000Z") }
@@ -291,7 +327,7 @@ func (q *inquiry) judgeWaiting(ctx context.Context, t trace, w *Where) {
 	committed := "committed in " + t.store.name + " and not relayed: "
 	behind := ""
 	if len(k.lags) > t.Partition {
-		behind = fmt.Sprintf("; %d messages of partition %d are not relayed, the oldest is %s old", k.lags[t.Partition].Counted, t.Partition, seconds(k.lags[t.Partition].Seconds))
+		behind = fmt.Sprintf("; not relayed of partition %d: %s, the oldest is %s old", t.Partition, amount(k.lags[t.Partition].Counted, "message"), seconds(k.lags[t.Partition].Seconds))
 	}
 	switch {
 	case k.refuses != "":
@@ -392,14 +428,26 @@ func (q *inquiry) atConsumer(ctx context.Context, t trace, c Consumed) string {
 		return fmt.Sprintf("dead at %s (%s): %s", c.Consumer, rabbitmq.DeadName(queue), q.dead[rabbitmq.DeadName(queue)+" "+t.MessageID.String()])
 	case "queued":
 		d := q.depths[queue]
-		return fmt.Sprintf("not yet consumed by %s: %d messages are in queue %s, which has %d consumers", c.Consumer, d.messages, queue, d.consumers)
+		return fmt.Sprintf("not yet consumed by %s: queue %s has %s and %s", c.Consumer, queue, amount(d.messages, "message"), amount(int64(d.consumers), "consumer"))
 	case "missing":
-		return fmt.Sprintf("missing at %s: neither in its inbox nor waiting in queue %s (outboxctl replay plan --to-queue %s)", c.Consumer, queue, c.Consumer)
+		return fmt.Sprintf("missing at %s: neither in its inbox nor waiting in queue %s (outboxctl replay plan --database %s --from %s --to %s --key %s --to-queue %s)",
+			c.Consumer, queue, t.store.name, t.CreatedAt.UTC().Truncate(time.Second).Format(time.RFC3339),
+			t.CreatedAt.UTC().Add(time.Second).Truncate(time.Second).Format(time.RFC3339), shellWord(t.Key), c.Consumer)
 	}
 	if home := q.scene.home(c.Consumer); home != nil && bytesBefore(t.MessageID, q.forgotten[home.name]) {
 		return fmt.Sprintf("whether %s consumed it is forgotten: its inbox goes back to a later time", c.Consumer)
 	}
 	return "nothing is known of " + c.Consumer
+}
+
+// shellWord is text as one word of a command line.
+func shellWord(text string) string {
+	if strings.ContainsFunc(text, func(r rune) bool {
+		return !strings.ContainsRune("-_.:@/+,", r) && (r > '~' || !unicode.IsLetter(r) && !unicode.IsDigit(r))
+	}) {
+		return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+	}
+	return text
 }
 
 // bytesBefore orders ids as the database does.

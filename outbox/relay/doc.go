@@ -55,8 +55,8 @@
 //	     '------------------------------------------------------------------------------------------'
 //
 // A route is a message's type within the partition. While its breaker is open whatever comes to it waits without an
-// attempt, but for the oldest, the probe; nothing is ever parked for it. When the probe has gone through, the keys that
-// waited go, the oldest first.
+// attempt, but for the oldest, the probe; nothing is ever parked for it but by an operator. When the probe has gone
+// through, the keys that waited go, the oldest first.
 //
 // Runnable is only the oldest stuck message of a key. The relay claims it (outbox.stuck.claim) before it publishes it, and
 // an operator changes only what nobody has claimed: both take outbox.lock_stuck first.

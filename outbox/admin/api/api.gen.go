@@ -70,6 +70,7 @@ const (
 	LeftCodeBusy     LeftCode = "busy"
 	LeftCodeExposed  LeftCode = "exposed"
 	LeftCodeGone     LeftCode = "gone"
+	LeftCodeParked   LeftCode = "parked"
 	LeftCodeRetrying LeftCode = "retrying"
 )
 
@@ -83,6 +84,8 @@ func (e LeftCode) Valid() bool {
 	case LeftCodeExposed:
 		return true
 	case LeftCodeGone:
+		return true
+	case LeftCodeParked:
 		return true
 	case LeftCodeRetrying:
 		return true
@@ -303,6 +306,9 @@ type Build struct {
 
 // Command defines model for Command.
 type Command struct {
+	// After Goes on where a command with the same filter ended: its next
+	After string `json:"after,omitempty,omitzero"`
+
 	// Filter Chooses stuck messages. What is absent chooses all.
 	Filter Filter `json:"filter"`
 
@@ -681,7 +687,18 @@ type Result struct {
 	DryRun   bool       `json:"dryRun"`
 	Left     []Left     `json:"left"`
 	Matched  int        `json:"matched"`
-	More     bool       `json:"more"`
+
+	// More Further messages fit, beyond the limit or the time of one answer
+	More bool `json:"more"`
+
+	// Next After of the command that goes on with them
+	Next string `json:"next,omitempty,omitzero"`
+
+	// Total How many fit when the command began; absent with an after, or when it is not known
+	Total int `json:"total,omitempty,omitzero"`
+
+	// Warnings Why the answer is not whole, such as databases that do not answer
+	Warnings Warnings `json:"warnings,omitempty,omitzero"`
 }
 
 // Role defines model for Role.
@@ -936,6 +953,12 @@ type ShowStuckParams struct {
 	Consumer Consumer `form:"consumer,omitempty" json:"consumer,omitempty,omitzero"`
 }
 
+// ParkStuckParams defines parameters for ParkStuck.
+type ParkStuckParams struct {
+	// DryRun Say what would be done, and do nothing
+	DryRun DryRun `form:"dryRun,omitempty" json:"dryRun,omitempty,omitzero"`
+}
+
 // ReplayStuckParams defines parameters for ReplayStuck.
 type ReplayStuckParams struct {
 	// DryRun Say what would be done, and do nothing
@@ -965,6 +988,9 @@ type ApplyReplayJSONRequestBody = Apply
 
 // EditStuckJSONRequestBody defines body for EditStuck for application/json ContentType.
 type EditStuckJSONRequestBody = Edit
+
+// ParkStuckJSONRequestBody defines body for ParkStuck for application/json ContentType.
+type ParkStuckJSONRequestBody = Command
 
 // ReplayStuckJSONRequestBody defines body for ReplayStuck for application/json ContentType.
 type ReplayStuckJSONRequestBody = Command
@@ -1209,6 +1235,20 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/stuck/messages/{messageId} (the `ShowStuck` operationId).
 	ShowStuck(ctx context.Context, messageID openapi_types.UUID, params *ShowStuckParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ParkStuckWithBody Let heads that are tried again wait for an operator, so that they can be edited
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/stuck/park (the `ParkStuck` operationId).
+	ParkStuckWithBody(ctx context.Context, params *ParkStuckParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ParkStuck Let heads that are tried again wait for an operator, so that they can be edited
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/stuck/park (the `ParkStuck` operationId).
+	ParkStuck(ctx context.Context, params *ParkStuckParams, body ParkStuckJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ReplayStuckWithBody Let heads be tried again at once
 	//
@@ -1663,6 +1703,40 @@ func (c *Client) StuckGroups(ctx context.Context, params *StuckGroupsParams, req
 // Corresponds with GET /v1/stuck/messages/{messageId} (the `ShowStuck` operationId).
 func (c *Client) ShowStuck(ctx context.Context, messageID openapi_types.UUID, params *ShowStuckParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewShowStuckRequest(c.Server, messageID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ParkStuckWithBody Let heads that are tried again wait for an operator, so that they can be edited
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/stuck/park (the `ParkStuck` operationId).
+func (c *Client) ParkStuckWithBody(ctx context.Context, params *ParkStuckParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewParkStuckRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ParkStuck Let heads that are tried again wait for an operator, so that they can be edited
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/stuck/park (the `ParkStuck` operationId).
+func (c *Client) ParkStuck(ctx context.Context, params *ParkStuckParams, body ParkStuckJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewParkStuckRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2941,6 +3015,69 @@ func NewShowStuckRequest(server string, messageID openapi_types.UUID, params *Sh
 	return req, nil
 }
 
+// NewParkStuckRequest calls the generic ParkStuck builder with application/json body
+func NewParkStuckRequest(server string, params *ParkStuckParams, body ParkStuckJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewParkStuckRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewParkStuckRequestWithBody constructs an http.Request for the ParkStuck method, with any body, and a specified content type
+func NewParkStuckRequestWithBody(server string, params *ParkStuckParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/stuck/park")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dryRun", params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+			return nil, err
+		} else {
+			for _, qp := range strings.Split(queryFrag, "&") {
+				rawQueryFragments = append(rawQueryFragments, qp)
+			}
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewReplayStuckRequest calls the generic ReplayStuck builder with application/json body
 func NewReplayStuckRequest(server string, params *ReplayStuckParams, body ReplayStuckJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -3363,6 +3500,20 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/stuck/messages/{messageId} (the `ShowStuck` operationId).
 	ShowStuckWithResponse(ctx context.Context, messageID openapi_types.UUID, params *ShowStuckParams, reqEditors ...RequestEditorFn) (*ShowStuckResponse, error)
+
+	// ParkStuckWithBodyWithResponse Let heads that are tried again wait for an operator, so that they can be edited
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/stuck/park (the `ParkStuck` operationId).
+	ParkStuckWithBodyWithResponse(ctx context.Context, params *ParkStuckParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ParkStuckResponse, error)
+
+	// ParkStuckWithResponse Let heads that are tried again wait for an operator, so that they can be edited
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/stuck/park (the `ParkStuck` operationId).
+	ParkStuckWithResponse(ctx context.Context, params *ParkStuckParams, body ParkStuckJSONRequestBody, reqEditors ...RequestEditorFn) (*ParkStuckResponse, error)
 
 	// ReplayStuckWithBodyWithResponse Let heads be tried again at once
 	//
@@ -4479,6 +4630,61 @@ func (r ShowStuckResponse) ContentType() string {
 	return ""
 }
 
+// ParkStuckResponseDefaultHeaders the declared response headers of an HTTP default response for ParkStuck
+type ParkStuckResponseDefaultHeaders struct {
+	RetryAfter int
+}
+
+type ParkStuckResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Result
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *Problem
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ParkStuckResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ParkStuckResponse) GetJSON200() *Result {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ParkStuckResponse) GetApplicationProblemJSONDefault() *Problem {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ParkStuckResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ParkStuckResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ParkStuckResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ParkStuckResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ReplayStuckResponseDefaultHeaders the declared response headers of an HTTP default response for ReplayStuck
 type ReplayStuckResponseDefaultHeaders struct {
 	RetryAfter int
@@ -5045,6 +5251,32 @@ func (c *ClientWithResponses) ShowStuckWithResponse(ctx context.Context, message
 		return nil, err
 	}
 	return ParseShowStuckResponse(rsp)
+}
+
+// ParkStuckWithBodyWithResponse Let heads that are tried again wait for an operator, so that they can be edited
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/stuck/park (the `ParkStuck` operationId).
+func (c *ClientWithResponses) ParkStuckWithBodyWithResponse(ctx context.Context, params *ParkStuckParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*ParkStuckResponse, error) {
+	rsp, err := c.ParkStuckWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseParkStuckResponse(rsp)
+}
+
+// ParkStuckWithResponse Let heads that are tried again wait for an operator, so that they can be edited
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/stuck/park (the `ParkStuck` operationId).
+func (c *ClientWithResponses) ParkStuckWithResponse(ctx context.Context, params *ParkStuckParams, body ParkStuckJSONRequestBody, reqEditors ...RequestEditorFn) (*ParkStuckResponse, error) {
+	rsp, err := c.ParkStuck(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseParkStuckResponse(rsp)
 }
 
 // ReplayStuckWithBodyWithResponse Let heads be tried again at once
@@ -6011,6 +6243,52 @@ func ParseShowStuckResponse(rsp *http.Response) (*ShowStuckResponse, error) {
 	return response, nil
 }
 
+// ParseParkStuckResponse parses an HTTP response from a ParkStuckWithResponse call
+func ParseParkStuckResponse(rsp *http.Response) (*ParkStuckResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ParkStuckResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Result
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest Problem
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ParkStuckResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
 // ParseReplayStuckResponse parses an HTTP response from a ReplayStuckWithResponse call
 func ParseReplayStuckResponse(rsp *http.Response) (*ReplayStuckResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -6257,6 +6535,9 @@ type ServerInterface interface {
 	// ShowStuck One stuck message with payload, headers and what waits for it
 	// (GET /v1/stuck/messages/{messageId})
 	ShowStuck(w http.ResponseWriter, r *http.Request, messageID openapi_types.UUID, params ShowStuckParams)
+	// ParkStuck Let heads that are tried again wait for an operator, so that they can be edited
+	// (POST /v1/stuck/park)
+	ParkStuck(w http.ResponseWriter, r *http.Request, params ParkStuckParams)
 	// ReplayStuck Let heads be tried again at once
 	// (POST /v1/stuck/replay)
 	ReplayStuck(w http.ResponseWriter, r *http.Request, params ReplayStuckParams)
@@ -7341,6 +7622,45 @@ func (siw *ServerInterfaceWrapper) ShowStuck(w http.ResponseWriter, r *http.Requ
 	handler.ServeHTTP(w, r)
 }
 
+// ParkStuck operation middleware
+func (siw *ServerInterfaceWrapper) ParkStuck(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	ctx := r.Context()
+
+	ctx = context.WithValue(ctx, BearerScopes, []string{"operator-unless-dry-run"})
+
+	r = r.WithContext(ctx)
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ParkStuckParams
+
+	// ------------- Optional query parameter "dryRun" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dryRun", r.URL.Query(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "dryRun"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "dryRun", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.ParkStuck(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
 // ReplayStuck operation middleware
 func (siw *ServerInterfaceWrapper) ReplayStuck(w http.ResponseWriter, r *http.Request) {
 
@@ -7604,6 +7924,7 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/stuck/messages/{messageId}", wrapper.ShowStuck)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/stuck/replay", wrapper.ReplayStuck)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/stuck/skip", wrapper.SkipStuck)
+	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/stuck/park", wrapper.ParkStuck)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/stuck/edit", wrapper.EditStuck)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/replay/plans", wrapper.PlanReplay)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/replay/plans/{hash}/apply", wrapper.ApplyReplay)
