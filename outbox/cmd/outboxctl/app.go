@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,13 +21,15 @@ import (
 
 // app is one run of outboxctl: what it may touch, and the flags that every command has.
 type app struct {
-	in       io.Reader
-	out, err io.Writer
-	getenv   func(string) string
-	now      func() time.Time
-	ask      *bufio.Reader // of in
-	input    *os.File      // in, when it is a terminal
-	screen   *os.File      // out, when it is a terminal
+	in        io.Reader
+	out, err  io.Writer
+	getenv    func(string) string
+	now       func() time.Time
+	ask       *bufio.Reader // of in
+	input     *os.File      // in, when it is a terminal
+	screen    *os.File      // out, when it is a terminal
+	errScreen *os.File      // err, when it is a terminal
+	editing   atomic.Bool   // the caller's editor has the terminal
 
 	url, tokenFile, caFile, output string
 	insecure, yes, dryRun          bool
@@ -37,13 +40,16 @@ type app struct {
 
 func newApp(in io.Reader, out, err io.Writer, getenv func(string) string) *app {
 	a := &app{in: in, out: out, err: err, getenv: getenv, now: time.Now, ask: bufio.NewReader(in)}
-	if f, ok := in.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		a.input = f
-	}
-	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		a.screen = f
-	}
+	a.input, a.screen, a.errScreen = terminal(in), terminal(out), terminal(err)
 	return a
+}
+
+// terminal is the file that v is, if it is a terminal.
+func terminal(v any) *os.File {
+	if f, ok := v.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return f
+	}
+	return nil
 }
 
 func (a *app) env(name, fallback string) string {
@@ -93,7 +99,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.tokenFile, "token-file", a.env("TW_ADMIN_TOKEN_FILE", ""), "file that holds the token (TW_ADMIN_TOKEN_FILE)")
 	f.StringVar(&a.caFile, "ca-file", a.env("TW_ADMIN_CA", ""), "PEM file of the authority that signed the API's certificate (TW_ADMIN_CA)")
 	f.BoolVar(&a.insecure, "insecure", a.getenv("TW_ADMIN_INSECURE") == "true", "send the token without TLS beyond this machine (TW_ADMIN_INSECURE)")
-	f.DurationVar(&a.timeout, "timeout", 45*time.Second, "longest time for one answer; a replay has 30 minutes")
+	f.DurationVar(&a.timeout, "timeout", 45*time.Second, "longest time for one answer; what goes through everything, such as a replay, has 30 minutes")
 	f.StringVarP(&a.output, "output", "o", "table", "table or json")
 	must(root.RegisterFlagCompletionFunc("output", fixed("table", "json")))
 	root.AddCommand(a.status(), a.top(), a.stuck(), a.why(), a.replay(), a.dead(), a.cursor(), a.doctor(), a.reconcile(), a.audit(), a.token())

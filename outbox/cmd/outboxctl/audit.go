@@ -87,6 +87,7 @@ func (a *app) auditVerify() *cobra.Command {
 			if p.Head != "" && p.Database == "" {
 				return usagef("--head needs the --database that it was read from")
 			}
+			a.patient(c)
 			found, err := call[api.AuditReportList](c.Context(), a, func(ctx context.Context, c *api.Client) (*http.Response, error) { return c.VerifyAudit(ctx, &p) })
 			if err != nil {
 				return err

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
 )
 
 // change carries out what a command is for. What it would do is shown first, and asked about, unless --yes; with
@@ -26,7 +29,7 @@ func change[T any](ctx context.Context, a *app, question string, do func(ctx con
 		if !any {
 			return errNotClean // there is nothing to do, as shown
 		}
-		if err := a.confirm(question); err != nil {
+		if err := a.confirm(ctx, question); err != nil {
 			return err
 		}
 	}
@@ -39,6 +42,13 @@ func change[T any](ctx context.Context, a *app, question string, do func(ctx con
 		err = errNotClean
 	}
 	return err
+}
+
+// patient gives a command that goes through everything there is more time, unless the caller says how much.
+func (a *app) patient(c *cobra.Command) {
+	if !c.Flags().Changed("timeout") {
+		a.timeout = applyTimeout
+	}
 }
 
 // mayChange checks that somebody can be asked, or need not be.
@@ -64,9 +74,9 @@ func (a *app) because(dry bool) string {
 var errDeclined = errors.New("nothing was done")
 
 // confirm asks for a yes, and for the reason where it is missing.
-func (a *app) confirm(question string) error {
+func (a *app) confirm(ctx context.Context, question string) error {
 	a.printf("\n%s [y/N] ", question)
-	answer, err := a.readLine()
+	answer, err := a.readLine(ctx)
 	if err != nil {
 		return err
 	}
@@ -78,39 +88,74 @@ func (a *app) confirm(question string) error {
 			return errDeclined
 		}
 		a.printf("Reason, for the audit log: ")
-		if a.reason, err = a.readLine(); err != nil {
+		if a.reason, err = a.readLine(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a *app) readLine() (string, error) {
-	line, err := a.ask.ReadString('\n')
-	if err != nil && (!errors.Is(err, io.EOF) || line == "") {
-		return "", errDeclined
+// readLine reads until the end of a line, or until ctx ends.
+func (a *app) readLine(ctx context.Context) (string, error) {
+	type answer struct {
+		line string
+		err  error
 	}
-	return strings.TrimSpace(line), nil
+	read := make(chan answer, 1)
+	go func() { // ends with the process at the latest
+		line, err := a.ask.ReadString('\n')
+		read <- answer{line, err}
+	}()
+	select {
+	case <-ctx.Done():
+		a.printf("\n")
+		return "", errDeclined
+	case r := <-read:
+		if r.err != nil && (!errors.Is(r.err, io.EOF) || r.line == "") {
+			return "", errDeclined
+		}
+		return strings.TrimSpace(r.line), nil
+	}
 }
 
-// bar is a progress bar, on a screen alone.
+// noteEvery is the time between two lines of progress where no bar can be drawn.
+const noteEvery = 5 * time.Second
+
+// bar shows progress on the standard error: a bar on a screen, a line now and then elsewhere.
 type bar struct {
 	a     *app
 	drawn bool
+	noted time.Time
 }
 
+// draw shows how many are done; a total of 0 is not known.
 func (b *bar) draw(done, total int64) {
-	if b.a.screen == nil || b.a.output == "json" || total <= 0 {
+	text := fmt.Sprint(done)
+	if total > 0 {
+		text = fmt.Sprintf("%d of %d (%d%%)", done, total, min(done, total)*100/total)
+	}
+	if b.a.errScreen == nil {
+		if b.noted.IsZero() {
+			b.noted = b.a.now()
+		}
+		if b.a.now().Sub(b.noted) >= noteEvery {
+			b.noted = b.a.now()
+			fmt.Fprintf(b.a.err, "outboxctl: %s\n", text)
+		}
 		return
 	}
 	const cells = 30
-	full := int(min(done, total) * cells / total)
-	fmt.Fprintf(b.a.out, "\r  [%s%s] %d of %d (%d%%)\x1b[K", strings.Repeat("#", full), strings.Repeat(".", cells-full), done, total, done*100/total)
+	full := 0
+	if total > 0 {
+		full = int(min(done, total) * cells / total)
+	}
+	fmt.Fprintf(b.a.err, "\r  [%s%s] %s\x1b[K", strings.Repeat("#", full), strings.Repeat(".", cells-full), text)
 	b.drawn = true
 }
 
+// end takes the bar away.
 func (b *bar) end() {
 	if b.drawn {
-		fmt.Fprintln(b.a.out)
+		fmt.Fprint(b.a.err, "\r\x1b[K")
 	}
 }

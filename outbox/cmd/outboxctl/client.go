@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -91,7 +92,15 @@ func (a *app) secret() (string, error) {
 }
 
 // apiError is a problem that the API answered with.
-type apiError struct{ api.Problem }
+type apiError struct {
+	api.Problem
+	retryAfter time.Duration
+}
+
+// busy reports that the same request may succeed in a moment.
+func (e *apiError) busy() bool {
+	return e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable
+}
 
 // Error is what went wrong, and what to do about it where that is known.
 func (e *apiError) Error() string {
@@ -155,5 +164,9 @@ func refused(resp *http.Response) error {
 	if err != nil || json.Unmarshal(document, &p) != nil || p.Type == "" {
 		return fmt.Errorf("the answer was %s: is this the administration API?", resp.Status)
 	}
-	return &apiError{p}
+	after, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	if err != nil || after < 0 {
+		after = 0
+	}
+	return &apiError{p, time.Duration(min(after, 60)) * time.Second}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -101,12 +102,14 @@ func (a *app) deadVerb(verb string) *cobra.Command {
 				return usagef("--limit is %d: want 1 to 10000", limit)
 			}
 			return change(c.Context(), a, question, func(ctx context.Context, dry bool) (api.DeadResult, error) {
-				body := api.DeadCommand{Queue: args[0], Fingerprints: args[1:], Limit: limit, Reason: a.because(dry)}
-				return call[api.DeadResult](ctx, a, func(ctx context.Context, c *api.Client) (*http.Response, error) {
-					if verb == "discard" {
-						return c.DiscardDead(ctx, &api.DiscardDeadParams{DryRun: dry}, body)
-					}
-					return c.RedriveDead(ctx, &api.RedriveDeadParams{DryRun: dry}, body)
+				return a.deadPieces(ctx, dry, all, limit, past, func(ctx context.Context, dry bool, limit int) (api.DeadResult, error) {
+					body := api.DeadCommand{Queue: args[0], Fingerprints: args[1:], Limit: limit, Reason: a.because(dry)}
+					return call[api.DeadResult](ctx, a, func(ctx context.Context, c *api.Client) (*http.Response, error) {
+						if verb == "discard" {
+							return c.DiscardDead(ctx, &api.DiscardDeadParams{DryRun: dry}, body)
+						}
+						return c.RedriveDead(ctx, &api.RedriveDeadParams{DryRun: dry}, body)
+					})
 				})
 			}, func(r api.DeadResult) (bool, error) {
 				if done, err := a.json(r); done {
@@ -125,4 +128,37 @@ func (a *app) deadVerb(verb string) *cobra.Command {
 	c.Flags().BoolVar(&all, "all", false, "the whole queue")
 	c.Flags().IntVarP(&limit, "limit", "n", 1000, "most messages, up to 10000")
 	return a.changes(c)
+}
+
+// deadPiece is how many dead letters one request takes: the API has time for so many.
+const deadPiece = 500
+
+// deadPieces takes a whole queue piece by piece, the oldest first, as many as there were at the beginning: what was sent
+// back and is dead again stands behind them. Ctrl-C ends it behind the piece that is under way.
+func (a *app) deadPieces(ctx context.Context, dry, all bool, limit int, past string, do func(ctx context.Context, dry bool, limit int) (api.DeadResult, error)) (api.DeadResult, error) {
+	if dry || !all {
+		return do(ctx, dry, limit)
+	}
+	would, err := do(ctx, true, limit)
+	sum := api.DeadResult{}
+	if err != nil {
+		return sum, err
+	}
+	progress := &bar{a: a}
+	defer progress.end()
+	for sum.Matched < would.Matched {
+		r, err := do(context.WithoutCancel(ctx), false, min(deadPiece, would.Matched-sum.Matched))
+		if err == nil && ctx.Err() != nil && r.Matched < would.Matched-sum.Matched {
+			err = errors.New("interrupted")
+		}
+		sum.Matched, sum.Changed = sum.Matched+r.Matched, sum.Changed+r.Changed
+		if err != nil {
+			return sum, fmt.Errorf("%w, after %d of %d were %s; the same command goes on with the rest", err, sum.Changed, would.Matched, past)
+		}
+		if r.Matched == 0 {
+			break // somebody else was faster
+		}
+		progress.draw(int64(sum.Matched), int64(would.Matched))
+	}
+	return sum, nil
 }

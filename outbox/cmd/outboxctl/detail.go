@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"strings"
 
 	"github.com/jcp/ticketwave/outbox/admin/api"
@@ -11,10 +12,11 @@ import (
 
 // field prints a line of a description.
 func (a *app) field(name, format string, args ...any) {
-	a.printf("%-11s "+format+"\n", append([]any{name}, args...)...)
+	a.printf("%-12s "+format+"\n", append([]any{name}, args...)...)
 }
 
-func (a *app) showDetail(d api.Detail) {
+// showDetail shows a message; where tells its place from others, for what to type next.
+func (a *app) showDetail(d api.Detail, where string) {
 	a.field("message", "%s", d.MessageID)
 	a.field("where", "%s, partition %d", place(d.Database, d.Side, d.Consumer), d.Partition)
 	a.field("type", "%s", plain(d.Type))
@@ -41,7 +43,7 @@ func (a *app) showDetail(d api.Detail) {
 		a.printf("\noperators:\n")
 		a.auditTable(d.Audit).write(a, a.out)
 	}
-	a.hintDetail(d)
+	a.hintDetail(d, where)
 }
 
 func (a *app) stateOf(d api.Detail) string {
@@ -60,17 +62,21 @@ func (a *app) stateOf(d api.Detail) string {
 	return state
 }
 
-func (a *app) hintDetail(d api.Detail) {
+func (a *app) hintDetail(d api.Detail, where string) {
+	verbs := map[api.State][]string{
+		api.StateParked: {"replay", "edit", "skip"}, api.StateRetrying: {"replay", "park", "skip"}, api.StateBehind: {"show"},
+	}[d.State]
 	id := d.MessageID
-	switch d.State {
-	case api.StateBehind:
-		a.hint("outboxctl stuck show %s", d.Head.MessageID)
-	case api.StateParked:
-		a.hint("outboxctl stuck replay %s", id)
-		a.printf("     outboxctl stuck edit %s\n     outboxctl stuck skip %s\n", id, id)
-	default:
-		a.hint("outboxctl stuck replay %s", id)
-		a.printf("     outboxctl stuck skip %s\n", id)
+	if d.State == api.StateBehind {
+		id = d.Head.MessageID
+	}
+	for i, verb := range verbs {
+		line := fmt.Sprintf("outboxctl stuck %s %s%s", verb, id, where)
+		if i == 0 {
+			a.hint("%s", line)
+		} else {
+			a.printf("     %s\n", line)
+		}
 	}
 }
 

@@ -27,7 +27,8 @@ func (a *app) stuckEdit() *cobra.Command {
 	var set, remove []string
 	c := &cobra.Command{
 		Use: "edit MESSAGE-ID", Short: "Replace the payload or headers of a parked message", Args: cobra.ExactArgs(1),
-		Long: "Replaces the payload or headers of a parked message. Its id stays, and so does the original, for show.\n" +
+		Long: "Replaces the payload or headers of a parked message. Its id stays, and so does the original, for show. One that is\n" +
+			"tried again by itself is parked first (\"outboxctl stuck park\").\n\n" +
 			"Without a flag that says what is new, $VISUAL or $EDITOR opens the payload. The message stays parked: replay it then.",
 		Example: "  outboxctl stuck edit 0199e4a2-7b7c-7d0e-8f3a-2f6f5a1b9c01\n" +
 			"  outboxctl stuck edit 0199e4a2-7b7c-7d0e-8f3a-2f6f5a1b9c01 --payload-file fixed.json --reason \"price was missing\" --yes",
@@ -52,7 +53,7 @@ func (a *app) stuckEdit() *cobra.Command {
 					return c.EditStuck(ctx, &api.EditStuckParams{DryRun: dry}, body)
 				})
 			}, func(r api.Result) (bool, error) {
-				any, err := a.showResult("edit", r)
+				any, err := a.showResult("edited", r)
 				if err == nil && any && !r.DryRun && a.output == "table" {
 					a.hint("outboxctl stuck replay %s", details[0].MessageID)
 				}
@@ -70,11 +71,7 @@ func (a *app) stuckEdit() *cobra.Command {
 func (a *app) ambiguous(details []api.Detail) error {
 	var places []string
 	for _, d := range details {
-		text := fmt.Sprintf("--database %s --side %s", d.Database, d.Side)
-		if d.Consumer != "" {
-			text += " --consumer " + d.Consumer
-		}
-		places = append(places, "  "+text)
+		places = append(places, " "+placeFlagsOf(d))
 	}
 	return usagef("the message is stuck at %d places; choose one:\n%s", len(details), strings.Join(places, "\n"))
 }
@@ -167,9 +164,13 @@ func (a *app) editor(ctx context.Context, payload []byte) ([]byte, error) {
 		return nil, err
 	}
 	words := strings.Fields(command)
-	edit := exec.CommandContext(ctx, words[0], append(words[1:], path)...) //nolint:gosec // the caller's own editor
+	// Ctrl-C is the editor's as long as it runs.
+	edit := exec.CommandContext(context.WithoutCancel(ctx), words[0], append(words[1:], path)...) //nolint:gosec // the caller's own editor
 	edit.Stdin, edit.Stdout, edit.Stderr = a.in, a.out, a.err
-	if err := edit.Run(); err != nil {
+	a.editing.Store(true)
+	err = edit.Run()
+	a.editing.Store(false)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w; nothing was done", words[0], err)
 	}
 	after, err := readFile(path)

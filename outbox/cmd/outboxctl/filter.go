@@ -67,6 +67,9 @@ func (f *filter) of(ctx context.Context, a *app) (api.Filter, error) {
 	}
 	for _, g := range groups.Items {
 		if strings.HasPrefix(groupName(g), f.group) && len(f.group) >= 4 {
+			if g.Fingerprint == "" {
+				return out, usagef("the messages of group %q have not failed yet, so nothing tells them from others: choose with --type, --key and the like", f.group)
+			}
 			out.Database, out.Side, out.Consumer, out.Type, out.Class, out.Fingerprint = g.Database, g.Side, g.Consumer, g.Type, g.Class, g.Fingerprint
 			return out, nil
 		}

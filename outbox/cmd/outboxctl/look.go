@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -71,7 +72,7 @@ func (a *app) statusLines(s api.Status, width int, problems bool) []string {
 			continue
 		}
 		r := t.add(plain(p.Database), string(p.Side), plain(p.Consumer), fmt.Sprint(p.Partition), owner(p.Owner), lagOf(p), seconds(p.LagSeconds),
-			count(p.Retrying), count(p.Parked), count(p.Behind), count(p.Dead))
+			count(p.Retrying), count(p.Parked), count(p.Behind), dead(p))
 		switch {
 		case p.Parked > 0 || p.Dead > 0 || p.Owner == "":
 			r.color = red
@@ -85,7 +86,7 @@ func (a *app) statusLines(s api.Status, width int, problems bool) []string {
 	}
 	lines := []string{fmt.Sprintf("%s at %s: lag %d, %d parked, %d retrying, %d waiting behind them",
 		head, s.At.UTC().Format("15:04:05Z"), lag, parked, retrying, behind)}
-	for _, p := range s.Problems {
+	for _, p := range together(s.Problems) {
 		lines = append(lines, "  - "+plain(p))
 	}
 	if len(t.rows) == 0 {
@@ -94,11 +95,46 @@ func (a *app) statusLines(s api.Status, width int, problems bool) []string {
 	return append(append(lines, ""), t.lines(width, a.colored)...)
 }
 
+var ofPartition = regexp.MustCompile(`^(.+), partition (\d+): (.+)$`)
+
+// together says once what is so of several partitions.
+func together(problems []string) (lines []string) {
+	type problem struct{ where, what string }
+	partitions := map[problem][]string{}
+	for _, text := range problems {
+		if m := ofPartition.FindStringSubmatch(text); m != nil {
+			partitions[problem{m[1], m[3]}] = append(partitions[problem{m[1], m[3]}], m[2])
+		}
+	}
+	for _, text := range problems {
+		m := ofPartition.FindStringSubmatch(text)
+		if m == nil {
+			lines = append(lines, text)
+			continue
+		}
+		switch all := partitions[problem{m[1], m[3]}]; {
+		case len(all) == 1:
+			lines = append(lines, text)
+		case all[0] == m[2]:
+			lines = append(lines, fmt.Sprintf("%s, partitions %s: %s", m[1], strings.Join(all, " "), m[3]))
+		}
+	}
+	return lines
+}
+
 func owner(text string) string {
 	if text == "" {
 		return "nobody"
 	}
 	return plain(text)
+}
+
+// dead is empty for an outbox, which has no dead-letter queue.
+func dead(p api.PartitionStatus) string {
+	if p.Side == api.Outbox {
+		return ""
+	}
+	return count(p.Dead)
 }
 
 // lagOf marks a figure that is an estimate.
@@ -262,6 +298,7 @@ func (a *app) reconcile() *cobra.Command {
 			if grace < time.Second {
 				return usagef("--grace is %s: want 1s or longer", grace)
 			}
+			a.patient(c)
 			found, err := call[api.Reconciliation](c.Context(), a, func(ctx context.Context, c *api.Client) (*http.Response, error) {
 				return c.Reconcile(ctx, &api.ReconcileParams{From: begin, To: end, Grace: int(grace / time.Second)})
 			})

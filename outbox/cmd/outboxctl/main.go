@@ -20,8 +20,19 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, newApp(os.Stdin, os.Stdout, os.Stderr, os.Getenv), os.Args[1:])
+	a := newApp(os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+	ctx, stop := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		for s := range signals {
+			if s != os.Interrupt || !a.editing.Load() {
+				signal.Stop(signals) // a second one ends the process
+				stop()
+			}
+		}
+	}()
+	code := run(ctx, a, os.Args[1:])
 	stop()
 	os.Exit(code)
 }

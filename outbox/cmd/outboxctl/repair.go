@@ -70,6 +70,7 @@ func (a *app) cursorRebase() *cobra.Command {
 			"pg_upgrade.",
 		Example: "  outboxctl cursor rebase --database booking --reason \"failover to db2\"",
 		RunE: func(c *cobra.Command, _ []string) error {
+			a.patient(c)
 			return change(c.Context(), a, "Rebase the cursors of "+plain(body.Database)+"? Its writers wait meanwhile.",
 				func(ctx context.Context, dry bool) (api.Rebased, error) {
 					body.Reason = a.because(dry)
@@ -80,15 +81,15 @@ func (a *app) cursorRebase() *cobra.Command {
 					if done, err := a.json(r); done {
 						return true, err
 					}
-					verb := "counted as"
+					verb, dry := "counted as", ""
 					if r.DryRun {
-						verb = "would count as"
+						verb, dry = "would count as", "dry run: "
 					}
 					var audit []api.AuditRef
 					if r.Audit.Database != "" {
 						audit = append(audit, r.Audit)
 					}
-					a.printf("%s %s relayed, %d as not relayed%s\n", plural(r.Relayed, "message", "messages"), verb, r.Pending, audited(audit))
+					a.printf("%s%s %s relayed, %d as not relayed%s\n", dry, plural(r.Relayed, "message", "messages"), verb, r.Pending, audited(audit))
 					return true, nil
 				})
 		},

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -74,16 +76,23 @@ func (a *app) showPlan(p api.Plan) {
 	for _, consumer := range sorted(p.Handled) {
 		a.field("handled", "%d of them by %s already", p.Handled[consumer], plain(consumer))
 	}
-	for name, n := range map[string]int64{"undecodable": p.Undecodable, "unroutable": p.Unroutable, "not relayed": p.NotRelayed} {
-		if n > 0 {
-			a.field(name, "%d", n)
+	for _, left := range []struct {
+		name string
+		n    int64
+	}{{"undecodable", p.Undecodable}, {"unroutable", p.Unroutable}, {"not relayed", p.NotRelayed}} {
+		if left.n > 0 {
+			a.field(left.name, "%d", left.n)
 		}
 	}
 	for _, w := range p.Warnings {
 		a.field("warning", "%s", a.colored(yellow, plain(w)))
 	}
 	if p.Messages > 0 {
-		a.hint("outboxctl replay apply %s --canary --reason \"...\"", p.Hash)
+		canary := " --canary"
+		if len(p.Handled) > 0 && !slices.ContainsFunc(slices.Collect(maps.Values(p.Handled)), func(n int64) bool { return n < p.Messages }) {
+			canary = "" // every consumer has them all: it could show nothing
+		}
+		a.hint("outboxctl replay apply %s%s --reason \"...\"", p.Hash, canary)
 	}
 }
 
@@ -102,7 +111,7 @@ func (a *app) replayApply() *cobra.Command {
 				return err
 			}
 			if !a.yes {
-				if err := a.confirm("Publish what plan " + plain(args[0]) + " names?"); err != nil {
+				if err := a.confirm(c.Context(), "Publish what plan "+plain(args[0])+" names?"); err != nil {
 					return err
 				}
 			}
@@ -156,7 +165,7 @@ func (a *app) apply(ctx context.Context, hash string, body api.Apply) (api.Appli
 		case event.Applied != nil:
 			return *event.Applied, nil
 		case event.Problem != nil:
-			return api.Applied{}, &apiError{*event.Problem}
+			return api.Applied{}, &apiError{Problem: *event.Problem}
 		case event.Progress != nil:
 			progress.draw(event.Progress.Done, event.Progress.Total)
 		}

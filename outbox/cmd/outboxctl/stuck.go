@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/jcp/ticketwave/outbox/admin/api"
@@ -13,7 +15,7 @@ import (
 
 func (a *app) stuck() *cobra.Command {
 	return group("stuck", "What is stuck on either side, and the verbs that move it", "  outboxctl stuck groups",
-		a.stuckGroups(), a.stuckList(), a.stuckShow(), a.stuckVerb("replay"), a.stuckVerb("skip"), a.stuckEdit())
+		a.stuckGroups(), a.stuckList(), a.stuckShow(), a.stuckVerb("replay"), a.stuckVerb("skip"), a.stuckVerb("park"), a.stuckEdit())
 }
 
 func (a *app) stuckGroups() *cobra.Command {
@@ -157,10 +159,14 @@ func (a *app) stuckShow() *cobra.Command {
 				return err
 			}
 			for i, d := range details {
+				where := ""
+				if len(details) > 1 {
+					where = placeFlagsOf(d)
+				}
 				if i > 0 {
 					a.printf("\n")
 				}
-				a.showDetail(d)
+				a.showDetail(d, where)
 			}
 			return nil
 		},
@@ -208,77 +214,114 @@ func (a *app) details(ctx context.Context, text string, f filter) ([]api.Detail,
 	return details, nil
 }
 
+// placeFlagsOf names one of a message's places on a command line.
+func placeFlagsOf(d api.Detail) string {
+	text := fmt.Sprintf(" --database %s --side %s", plain(d.Database), d.Side)
+	if d.Consumer != "" {
+		text += " --consumer " + plain(d.Consumer)
+	}
+	return text
+}
+
+// bulkVerb is a verb over stuck messages, in words and in the API's.
+type bulkVerb struct {
+	short, long, question, past, reason string
+	send                                func(ctx context.Context, c *api.Client, dry bool, body api.Command) (*http.Response, error)
+}
+
+var bulkVerbs = map[string]bulkVerb{
+	"replay": {
+		short: "Let heads be tried again at once; what waits behind them goes after", question: "Replay these messages?", past: "replayed", reason: "fixed by build 1.4.2",
+		long: "Lets heads be tried again at once, with their attempts counted from zero. What waits behind them goes after them.",
+		send: func(ctx context.Context, c *api.Client, dry bool, body api.Command) (*http.Response, error) {
+			return c.ReplayStuck(ctx, &api.ReplayStuckParams{DryRun: dry}, body)
+		},
+	},
+	"skip": {
+		short: "Give messages up, so that what waits behind them goes on", question: "Give these messages up?", past: "given up", reason: "the customer was called",
+		long: "Gives messages up: they are never handled here, and what waits behind them goes on. The audit log keeps their ids.",
+		send: func(ctx context.Context, c *api.Client, dry bool, body api.Command) (*http.Response, error) {
+			return c.SkipStuck(ctx, &api.SkipStuckParams{DryRun: dry}, body)
+		},
+	},
+	"park": {
+		short: "Let heads that are tried again wait for an operator, so that they can be edited", question: "Park these messages?", past: "parked", reason: "its price is missing",
+		long: "Lets heads that are tried again by themselves wait for an operator instead: edit them then, and replay them. What waits\n" +
+			"behind them goes on waiting, in its order.",
+		send: func(ctx context.Context, c *api.Client, dry bool, body api.Command) (*http.Response, error) {
+			return c.ParkStuck(ctx, &api.ParkStuckParams{DryRun: dry}, body)
+		},
+	},
+}
+
+const bulkHelp = "\n\nMany messages are done piece by piece, each with its entry in the audit log. What is interrupted says how to go on\n(--after)."
+
 func (a *app) stuckVerb(verb string) *cobra.Command {
 	var f filter
 	var all bool
-	var limit int
-	short, question := "Let heads be tried again at once; what waits behind them goes after", "Replay"
-	if verb == "skip" {
-		short, question = "Give messages up, so that what waits behind them goes on", "Give up"
-	}
+	v := bulkVerbs[verb]
+	b := bulk{app: a, past: v.past, send: v.send}
 	c := &cobra.Command{
-		Use: verb + " [MESSAGE-ID]", Short: short, Args: cobra.MaximumNArgs(1),
-		Example: "  outboxctl stuck " + verb + " --group 3f9a1c2b --reason \"fixed by build 1.4.2\"\n  outboxctl stuck " + verb + " 0199e4a2-7b7c-7d0e-8f3a-2f6f5a1b9c01 --dry-run",
+		Use: verb + " [MESSAGE-ID]", Short: v.short, Long: v.long + bulkHelp, Args: cobra.MaximumNArgs(1),
+		Example: fmt.Sprintf("  outboxctl stuck %s --group 3f9a1c2b --reason %q\n  outboxctl stuck %[1]s 0199e4a2-7b7c-7d0e-8f3a-2f6f5a1b9c01 --dry-run", verb, v.reason),
 		RunE: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 && f.empty() && !all {
+			switch {
+			case len(args) == 0 && f.empty() && !all:
 				return usagef("name a message, choose with --group and the like, or say --all")
-			}
-			if limit < 1 || limit > 10_000 {
-				return usagef("--limit is %d: want 1 to 10000", limit)
+			case all && (len(args) > 0 || !f.empty()):
+				return usagef("--all is everything that is stuck: leave out what chooses some of it")
+			case b.limit < 0:
+				return usagef("--limit is %d: want 0 or more", b.limit)
 			}
 			if err := a.mayChange(); err != nil {
 				return err
 			}
-			want, err := f.of(c.Context(), a)
-			if err != nil {
-				return err
-			}
+			var id uuid.UUID
+			var err error
 			if len(args) == 1 {
-				if want.MessageID, err = messageID(args[0]); err != nil {
+				if id, err = messageID(args[0]); err != nil {
 					return err
 				}
 			}
-			return change(c.Context(), a, question+" these messages?", func(ctx context.Context, dry bool) (api.Result, error) {
-				body := api.Command{Filter: want, Limit: limit, Reason: a.because(dry)}
-				return call[api.Result](ctx, a, func(ctx context.Context, c *api.Client) (*http.Response, error) {
-					if verb == "skip" {
-						return c.SkipStuck(ctx, &api.SkipStuckParams{DryRun: dry}, body)
-					}
-					return c.ReplayStuck(ctx, &api.ReplayStuckParams{DryRun: dry}, body)
-				})
-			}, func(r api.Result) (bool, error) { return a.showResult(verb, r) })
+			if b.body.Filter, err = f.of(c.Context(), a); err != nil {
+				return err
+			}
+			b.body.Filter.MessageID = id
+			return change(c.Context(), a, v.question, b.run, func(r api.Result) (bool, error) { return a.showResult(v.past, r) })
 		},
 	}
 	f.flags(c)
 	c.Flags().BoolVar(&all, "all", false, "everything that is stuck")
-	c.Flags().IntVarP(&limit, "limit", "n", 1000, "most messages, up to 10000")
+	c.Flags().IntVarP(&b.limit, "limit", "n", 0, "most messages; 0 is all that fit")
+	c.Flags().StringVar(&b.body.After, "after", "", "go on where the same command ended, as it says")
 	return a.changes(c)
 }
 
 // showResult says what a verb did or would do.
-func (a *app) showResult(verb string, r api.Result) (any bool, err error) {
+func (a *app) showResult(past string, r api.Result) (any bool, err error) {
 	if done, err := a.json(r); done {
-		return r.Changed > 0, err
+		return r.Changed > 0, errors.Join(err, a.warn(r.Warnings))
 	}
-	past := map[string]string{"replay": "replayed", "skip": "given up", "edit": "edited"}[verb]
 	if r.DryRun {
 		a.printf("dry run: %s, %d would be %s\n", plural(int64(r.Matched), "message fits", "messages fit"), r.Changed, past)
 	} else {
 		a.printf("%s, %d %s%s\n", plural(int64(r.Matched), "message fits", "messages fit"), r.Changed, past, audited(r.AuditIds))
 	}
+	if len(r.Left) > 0 {
+		a.printf("\nleft as they are:\n")
+		t := newTable(left("MESSAGE"), flex("WHERE"), left("STATE"), left("BECAUSE"))
+		for _, l := range r.Left[:min(len(r.Left), shownLeft)] {
+			t.add(l.MessageID.String(), place(l.Database, l.Side, l.Consumer), string(l.State), string(l.Code)).note("%s", plain(l.Reason))
+		}
+		t.write(a, a.out)
+		if more := r.Matched - r.Changed - min(len(r.Left), shownLeft); more > 0 {
+			a.printf("and %d more\n", more)
+		}
+	}
 	if r.More {
-		a.printf("more fit beyond the limit (--limit)\n")
+		a.printf("\nmore fit: the same with --after %s goes on with them\n", r.Next)
 	}
-	if len(r.Left) == 0 {
-		return r.Changed > 0, nil
-	}
-	a.printf("\nleft as they are:\n")
-	t := newTable(left("MESSAGE"), flex("WHERE"), left("STATE"), left("BECAUSE"))
-	for _, l := range r.Left {
-		t.add(l.MessageID.String(), place(l.Database, l.Side, l.Consumer), string(l.State), string(l.Code)).note("%s", plain(l.Reason))
-	}
-	t.write(a, a.out)
-	return r.Changed > 0, nil
+	return r.Changed > 0, a.warn(r.Warnings)
 }
 
 // audited names the entries of the audit log.

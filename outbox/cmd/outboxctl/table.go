@@ -47,7 +47,7 @@ func (r *row) note(format string, args ...any) {
 
 const (
 	gap     = 2
-	minFlex = 12
+	minFlex = 8
 )
 
 // lines are the table's, each at most width wide as far as the columns give way; a width of 0 is no limit.

@@ -79,12 +79,13 @@ func (a *app) live(ctx context.Context, every time.Duration) (err error) {
 	}
 }
 
-// quitOnKey reads keys until one of them ends the show. The read ends with the process at the latest.
+// quitOnKey reads keys until one of them ends the show, or the terminal goes. The read ends with the process at the latest.
 func quitOnKey(in *os.File, quit func()) {
-	key := make([]byte, 1)
+	keys := make([]byte, 64)
 	for {
-		n, err := in.Read(key)
-		if err != nil || n == 1 && strings.ContainsRune("qQ\x03\x04\x1b", rune(key[0])) {
+		n, err := in.Read(keys)
+		// An escape with more behind it is a key such as an arrow.
+		if err != nil || n == 0 || keys[0] == '\x1b' && n == 1 || keys[0] != '\x1b' && strings.ContainsAny(string(keys[:n]), "qQ\x03\x04") {
 			quit()
 			return
 		}
