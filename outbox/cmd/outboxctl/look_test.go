@@ -61,6 +61,7 @@ func TestLooking(t *testing.T) {
 	t.Parallel()
 	w := newTrouble(t)
 	w.relay.stop() // the API is another's; nothing is tried any more
+	w.settle()
 	look := w.start("TW_RELAY_DATABASES=shop=postgres://nobody@127.0.0.1:1/none")
 	w.console, w.viewer = w.at(look, w.console), w.at(look, w.viewer)
 	w.exec(w.shop, `UPDATE outbox.stuck SET next_attempt = clock_timestamp() + interval '90 minutes' WHERE next_attempt IS NOT NULL AND NOT parked`)
