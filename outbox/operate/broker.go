@@ -23,15 +23,17 @@ const (
 	probeTimeout  = time.Second     // of a publication that shows whether the broker takes any
 )
 
-// broker asks RabbitMQ over one connection, which is made when it is first needed and again when it has broken.
+// broker asks RabbitMQ.
 type broker struct {
-	url string
-
-	mu   sync.Mutex
-	conn *amqp.Connection
+	url      string
+	observer *rabbitmq.Observer
 
 	probing sync.Mutex
 	probe   *rabbitmq.Publisher
+}
+
+func newBroker(url string) broker {
+	return broker{url: url, observer: rabbitmq.NewObserver(url, "outbox operator")}
 }
 
 // depth is what a queue says about itself.
@@ -42,12 +44,7 @@ type depth struct {
 }
 
 func (b *broker) close() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.conn != nil {
-		_ = b.conn.CloseDeadline(time.Now().Add(time.Second)) // closed is what matters
-		b.conn = nil
-	}
+	b.observer.Close()
 	b.probing.Lock()
 	defer b.probing.Unlock()
 	if b.probe != nil {
@@ -61,61 +58,35 @@ func (b *broker) channel(ctx context.Context) (ch *amqp.Channel, done func(), er
 	if b.url == "" {
 		return nil, nil, errNoBroker
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.conn == nil || b.conn.IsClosed() {
-		if b.conn, err = rabbitmq.Dial(ctx, b.url, "outbox operator"); err != nil {
-			b.conn = nil
-			return nil, nil, err
-		}
-	}
-	conn := b.conn
-	// A broker that does not answer is noticed by the heartbeat at the latest; a caller that gives up ends it at once.
-	stop := context.AfterFunc(ctx, func() { _ = conn.CloseDeadline(time.Now().Add(100 * time.Millisecond)) })
-	if ch, err = conn.Channel(); err != nil {
-		stop()
-		_ = conn.CloseDeadline(time.Now().Add(100 * time.Millisecond))
-		b.conn = nil
-		return nil, nil, fmt.Errorf("open a channel: %w", err)
-	}
-	return ch, func() { _ = ch.Close(); stop() }, nil
+	return b.observer.Channel(ctx)
 }
 
-// depths asks for each queue how many messages are in it.
+// depths asks for each queue how many messages are in it. A quorum queue whose leader is slow counts as empty and without
+// consumers.
 func (b *broker) depths(ctx context.Context, queues []string) (map[string]depth, error) {
+	return b.ask(ctx, queues, b.observer.Depths)
+}
+
+// sureDepths is depths that asks again, for most of a second, what says that it is empty and without consumers.
+func (b *broker) sureDepths(ctx context.Context, queues []string) (map[string]depth, error) {
+	return b.ask(ctx, queues, b.observer.SureDepths)
+}
+
+func (b *broker) ask(ctx context.Context, queues []string, ask func(context.Context, []string) (map[string]rabbitmq.Depth, error)) (map[string]depth, error) {
+	found := make(map[string]depth, len(queues))
+	if len(queues) == 0 {
+		return found, nil
+	}
+	if b.url == "" {
+		return found, errNoBroker
+	}
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 	defer cancel()
-	found := make(map[string]depth, len(queues))
-	for len(queues) > 0 {
-		ch, done, err := b.channel(ctx)
-		if err != nil {
-			return found, err
-		}
-		asked, err := passive(ch, queues, found)
-		done()
-		if err != nil {
-			return found, err
-		}
-		queues = queues[asked:]
+	said, err := ask(ctx, queues)
+	for name, d := range said {
+		found[name] = depth{missing: d.Missing, messages: d.Messages, consumers: d.Consumers}
 	}
-	return found, nil
-}
-
-// passive asks until a queue is missing, which closes the channel.
-func passive(ch *amqp.Channel, queues []string, found map[string]depth) (asked int, err error) {
-	for i, name := range queues {
-		q, err := ch.QueueDeclarePassive(name, false, false, false, false, nil)
-		var closed *amqp.Error
-		switch {
-		case errors.As(err, &closed) && closed.Code == amqp.NotFound:
-			found[name] = depth{missing: true}
-			return i + 1, nil
-		case err != nil:
-			return i, fmt.Errorf("ask for queue %s: %w", name, err)
-		}
-		found[name] = depth{messages: int64(q.Messages), consumers: q.Consumers}
-	}
-	return len(queues), nil
+	return found, err
 }
 
 // takes reports whether the broker takes messages; if not, why. It publishes one that no queue is bound for, which the

@@ -34,12 +34,12 @@ func (e *examination) examineBroker(ctx context.Context) (found []Finding) {
 		return []Finding{{Check: "broker", Severity: Critical, Message: err.Error(), Remedy: startBroker}}
 	}
 	done() // it only showed that the broker answers
-	found = append(found, judgeRabbitMQ(e.broker.version()))
+	found = append(found, judgeRabbitMQ(e.broker.observer.Version()))
 	if t == nil {
 		return found
 	}
 	found = append(found, e.checkExchanges(ctx, t)...)
-	depths, err := e.broker.depths(ctx, e.declared())
+	depths, err := e.broker.sureDepths(ctx, e.declared())
 	if err != nil {
 		return append(found, Finding{Check: "queue", Severity: NotChecked, Message: err.Error(), Remedy: startBroker})
 	}
@@ -52,17 +52,6 @@ func (e *examination) declared() (names []string) {
 		names = append(names, name, rabbitmq.DeadName(name))
 	}
 	return names
-}
-
-// version is what the broker says it is.
-func (b *broker) version() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.conn == nil {
-		return ""
-	}
-	version, _ := b.conn.Properties["version"].(string)
-	return version
 }
 
 func judgeRabbitMQ(version string) Finding {

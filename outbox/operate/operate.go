@@ -69,7 +69,7 @@ func New(cfg Config) (*Operator, error) {
 	if cfg.Patience <= 0 {
 		cfg.Patience = 2 * time.Second
 	}
-	o := &Operator{cfg: cfg, broker: broker{url: cfg.AMQPURL}, reconciling: make(chan struct{}, 1), now: time.Now, long: longTransaction}
+	o := &Operator{cfg: cfg, broker: newBroker(cfg.AMQPURL), reconciling: make(chan struct{}, 1), now: time.Now, long: longTransaction}
 	names := map[string]bool{}
 	for _, d := range cfg.Databases {
 		if d.Name == "" || names[d.Name] {

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/jcp/ticketwave/outbox/internal/backlog"
 	"github.com/jcp/ticketwave/outbox/rabbitmq"
 )
 
@@ -132,7 +133,8 @@ func (st *store) outboxStatus(ctx context.Context) ([]PartitionStatus, error) {
 	for i, c := range list {
 		found[i] = c.status(st.name, Outbox)
 		if !late && err == nil {
-			lags[i].into(&found[i])
+			found[i].Lag, found[i].LagExact = lags[i].Messages(countedLag)
+			found[i].LagSeconds = max(0, lags[i].Seconds)
 		}
 	}
 	return found, err
@@ -144,46 +146,14 @@ func canceled(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "57014" // query_canceled
 }
 
-// lag is what of a partition is committed and not relayed, counted up to a bound.
-type lag struct {
-	Counted  int64
-	Seconds  float64
-	Estimate float64
-}
+// lag and the SQL of it are shared with the relay, which counts it for its metrics.
+type lag = backlog.Lag
 
-func (l lag) into(p *PartitionStatus) {
-	p.Lag, p.LagExact, p.LagSeconds = l.Counted, true, max(0, l.Seconds)
-	if l.Counted > countedLag {
-		p.Lag, p.LagExact = max(l.Counted, int64(l.Estimate)), false
-	}
-}
-
-// Not relayed is what the cursor's relayed does not see, but what is done of its open window. The count stops at $1; from
-// there on it is taken to go on as densely as it began, to the newest id.
-const lagQuery = `
-	SELECT l.counted, coalesce(extract(epoch FROM clock_timestamp() - l.oldest), 0)::float8 AS seconds,
-	       coalesce(l.counted::float8 / (l.last_id - l.first_id + 1) * ((SELECT max(id) FROM outbox.messages) - l.first_id + 1), 0)::float8 AS estimate
-	FROM generate_series(0, 3) AS p
-	LEFT JOIN LATERAL (SELECT * FROM outbox.cursor AS c WHERE c.partition = p ORDER BY c.seq DESC LIMIT 1) AS c ON true
-	CROSS JOIN LATERAL (
-		SELECT count(*) AS counted, min(w.created_at) AS oldest, min(w.id) AS first_id, max(w.id) AS last_id
-		FROM (SELECT * FROM (` + unrelayed + `) AS u LIMIT $1) AS w
-	) AS l
-	ORDER BY p`
-
-// unrelayed are the messages of partition p that its cursor c has not passed.
-const unrelayed = `
-	SELECT m.id, m.key, m.created_at FROM outbox.messages AS m
-	WHERE m.partition = p::smallint AND m.transaction_id >= coalesce(pg_snapshot_xmax(c.relayed), '0') AND NOT ` + passed + `
-	UNION ALL
-	SELECT m.* FROM pg_snapshot_xip(c.relayed) AS late (tx), LATERAL (
-		SELECT m.id, m.key, m.created_at FROM outbox.messages AS m WHERE m.partition = p::smallint AND m.transaction_id = late.tx AND NOT ` + passed + ` OFFSET 0) AS m`
-
-// passed says that a message is among the first of its cursor's open window, all of which are done.
-const passed = `coalesce(m.id <= c.last_id AND pg_visible_in_snapshot(m.transaction_id, c.target), false)`
-
-// isRelayed says that the cursor c, if there is one, is done with message m: it was relayed, or is stuck.
-const isRelayed = `(coalesce(pg_visible_in_snapshot(m.transaction_id, c.relayed), false) OR ` + passed + `)`
+const (
+	lagQuery  = backlog.Query
+	passed    = backlog.Passed
+	isRelayed = backlog.IsRelayed
+)
 
 func (st *store) inboxStatus(ctx context.Context) (found []PartitionStatus, err error) {
 	var list []counts

@@ -127,13 +127,8 @@ func (q *inquiry) findElsewhere(ctx context.Context, id uuid.UUID) {
 // gather asks everybody about all messages at once.
 func (q *inquiry) gather(ctx context.Context) {
 	ids := make([]uuid.UUID, len(q.traces))
-	names := map[string]bool{}
 	for i, t := range q.traces {
 		ids[i] = t.MessageID
-		for _, c := range q.scene.bound(t.Type) {
-			name := q.scene.topology.QueueName(c, t.Partition)
-			names[name], names[rabbitmq.DeadName(name)] = true, true
-		}
 	}
 	q.inboxes, q.forgotten, q.keepers = map[string]map[uuid.UUID]held{}, map[string]uuid.UUID{}, map[*store]*keeper{}
 	for _, st := range q.scene.stores {
@@ -147,7 +142,7 @@ func (q *inquiry) gather(ctx context.Context) {
 		}
 	}
 	var err error
-	q.depths, err = q.Operator.broker.depths(ctx, slices.Sorted(maps.Keys(names)))
+	q.depths, err = q.Operator.broker.sureDepths(ctx, q.pending())
 	if q.broker = err; err == nil && q.scene.topology != nil {
 		q.broker = q.Operator.broker.takes(q.scene.topology.Exchange)
 	}
@@ -157,6 +152,20 @@ func (q *inquiry) gather(ctx context.Context) {
 			q.askDead(ctx, name)
 		}
 	}
+}
+
+// pending are the queues, and their dead-letter queues, of consumers that do not have a message that they should.
+func (q *inquiry) pending() []string {
+	names := map[string]bool{}
+	for _, t := range q.traces {
+		for _, c := range q.scene.bound(t.Type) {
+			if _, has := q.inboxes[c][t.MessageID]; !has {
+				name := q.scene.topology.QueueName(c, t.Partition)
+				names[name], names[rabbitmq.DeadName(name)] = true, true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
 }
 
 func (q *inquiry) askInbox(ctx context.Context, st *store, ids []uuid.UUID) {

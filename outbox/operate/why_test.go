@@ -159,7 +159,10 @@ func TestWhyStuckInTheOutbox(t *testing.T) {
 	if second.Head == nil || second.Head.MessageID != ids[0] {
 		t.Errorf("%s", dump(second))
 	}
-	w.exec(w.shop, `UPDATE outbox.stuck SET parked = true, class = 'too_large', error = 'huge' WHERE uuid = $1`, ids[0])
+	outboxtest.Eventually(t, 30*time.Second, func() bool {
+		tag, err := w.shop.Exec(w.context(), `UPDATE outbox.stuck SET parked = true, class = 'too_large', error = 'huge' WHERE uuid = $1 AND claim IS NULL`, ids[0])
+		return err == nil && tag.RowsAffected() == 1
+	}, "the relay has the message in hand")
 	says(t, w.untilWhy(o, ids[0], "stuck"), "parked after", "too_large (huge), until an operator")
 	if _, err := o.Do(t.Context(), operate.Command{Verb: operate.VerbSkip, Filter: operate.Filter{Database: "shop", MessageID: ids[0]}, Actor: ann}); err != nil {
 		t.Fatal(err)
