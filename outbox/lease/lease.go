@@ -38,6 +38,8 @@ type Config struct {
 	Drain time.Duration
 	// Logger takes what changes. Default slog.Default.
 	Logger *slog.Logger
+	// Observe, if set, is told after each beat how many leases this member has. It must not block.
+	Observe func(held int)
 }
 
 // Held is one lease of this member.
@@ -94,6 +96,7 @@ func Run(ctx context.Context, cfg Config, work Work) error {
 	defer ticker.Stop()
 	for {
 		m.beat(ctx)
+		m.observe()
 		select {
 		case <-ctx.Done():
 			return m.drain()
@@ -164,6 +167,18 @@ func (m *member) renew(ctx context.Context) (view, error) {
 		m.prepared = true
 	}
 	return m.store.renew(ctx)
+}
+
+// observe tells what is ours as far as we know: nothing, once it may have passed to others.
+func (m *member) observe() {
+	if m.cfg.Observe == nil {
+		return
+	}
+	held := len(m.running)
+	if time.Since(m.renewed) >= m.cfg.Timeout {
+		held = 0
+	}
+	m.cfg.Observe(held)
 }
 
 // missed stops all work once the leases may have passed to others.
@@ -347,6 +362,7 @@ func (m *member) drain() error {
 	defer ticker.Stop()
 	for left := m.leave(ctx); ; {
 		m.giveBack(ctx)
+		m.observe()
 		if len(m.running) == 0 {
 			if !left {
 				m.leave(ctx) // or it times out
@@ -359,9 +375,12 @@ func (m *member) drain() error {
 		case <-m.returned:
 		case <-ticker.C:
 			left = left || m.leave(ctx)
+			now := time.Now()
 			if err := m.store.hold(ctx); err != nil {
 				m.cfg.Logger.Warn("leases not renewed while draining", "pool", m.cfg.Name, "error", err)
+				continue
 			}
+			m.renewed = now
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -30,6 +31,9 @@ type source struct {
 	conf  *pgx.ConnConfig
 	pool  *pgxpool.Pool // for leases and wake-ups, not for the cursor
 	wakes []chan struct{}
+
+	leases   atomic.Int32 // that this process holds
+	relaying [outbox.Partitions]atomic.Bool
 }
 
 var _ message.Subscriber = (*source)(nil)
@@ -71,6 +75,7 @@ func (s *source) Subscribe(ctx context.Context, _ string) (<-chan *message.Messa
 		err := lease.Run(ctx, lease.Config{
 			Pool: s.pool, Schema: "outbox", Name: poolName, Partitions: outbox.Partitions, Label: s.cfg.Label, Build: s.cfg.Build,
 			Interval: s.cfg.LeaseInterval, Timeout: s.cfg.LeaseTimeout, Drain: s.cfg.Grace + recordWithin, Logger: s.cfg.Logger.With("database", s.db.Name),
+			Observe: func(held int) { s.leases.Store(int32(held)) },
 		}, func(ctx context.Context, held lease.Held) error { return s.work(ctx, held, out) })
 		if err != nil {
 			s.cfg.Logger.Error("relay of a database ended", "database", s.db.Name, "error", err)
@@ -90,6 +95,8 @@ func (s *source) work(ctx context.Context, held lease.Held, out chan<- *message.
 	}
 	defer sess.close()
 	sess.build = s.cfg.Build
+	s.relaying[held.Partition].Store(true)
+	defer s.relaying[held.Partition].Store(false)
 	return newPump(sess, s.cfg, s.db.Name, out, s.wakes[held.Partition]).run(ctx)
 }
 

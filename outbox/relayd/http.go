@@ -5,15 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill/message"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/jcp/ticketwave/outbox/relay"
 )
 
 // Handler answers /livez (the process runs), /readyz (every database answers and the topology is known; the
@@ -51,57 +45,4 @@ func answer(w http.ResponseWriter, status int, body map[string]any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(document) // a client that has gone
-}
-
-// metrics are what Prometheus sees of the daemon.
-type metrics struct {
-	registry *prometheus.Registry
-	attempts *prometheus.CounterVec
-	delay    *prometheus.HistogramVec
-}
-
-func newMetrics(d *Daemon) *metrics {
-	m := &metrics{
-		registry: prometheus.NewRegistry(),
-		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "outbox_relay_attempts_total", Help: "Attempts to relay a message, by result.",
-		}, []string{"database", "partition", "result"}),
-		delay: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "outbox_relay_delay_seconds", Help: "From the row's insertion to the broker's confirm, by two clocks.",
-			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
-		}, []string{"database"}),
-	}
-	connected := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "outbox_relay_broker_connected", Help: "1 while the broker takes messages.",
-	}, d.connected)
-	m.registry.MustRegister(m.attempts, m.delay, connected, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return m
-}
-
-func (d *Daemon) connected() float64 {
-	if p := d.running.Load(); p != nil {
-		if s := p.publisher.State(); s.Connected && !s.Blocked {
-			return 1
-		}
-	}
-	return 0
-}
-
-// observe counts attempts.
-func (m *metrics) observe(next message.HandlerFunc) message.HandlerFunc {
-	return func(msg *message.Message) ([]*message.Message, error) {
-		produced, err := next(msg)
-		delivery, ok := relay.DeliveryFrom(msg.Context())
-		if !ok {
-			return produced, err
-		}
-		result := "relayed"
-		if err != nil {
-			result = "failed"
-		} else {
-			m.delay.WithLabelValues(delivery.Database).Observe(max(0, time.Since(delivery.CreatedAt).Seconds()))
-		}
-		m.attempts.WithLabelValues(delivery.Database, strconv.Itoa(delivery.Partition), result).Inc()
-		return produced, err
-	}
 }

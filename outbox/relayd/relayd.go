@@ -32,12 +32,15 @@ type Config struct {
 	Keep time.Duration
 	// Redeclare is the time between two declarations of the topology. Default 1 min.
 	Redeclare time.Duration
+	// Measure is the time between two looks at the databases and queues for the metrics. Default 10 s.
+	Measure time.Duration
 }
 
 // Daemon is one relay process.
 type Daemon struct {
 	cfg     Config
 	metrics *metrics
+	watch   watch
 	running atomic.Pointer[parts]
 }
 
@@ -60,6 +63,9 @@ func New(cfg Config) (*Daemon, error) {
 	}
 	if cfg.Redeclare <= 0 {
 		cfg.Redeclare = time.Minute
+	}
+	if cfg.Measure <= 0 {
+		cfg.Measure = 10 * time.Second
 	}
 	d := &Daemon{cfg: cfg}
 	d.metrics = newMetrics(d)
@@ -90,8 +96,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	looping, stop := context.WithCancel(ctx)
 	defer stop()
 	loops.Go(func() { d.keepDeclared(looping, topology) })
+	loops.Go(func() { d.watchQueues(looping, topology) })
 	for _, db := range d.cfg.Databases {
 		loops.Go(func() { d.keepPartitions(looping, db) })
+		loops.Go(func() { d.watchDatabase(looping, r, db.Name) })
 	}
 	d.running.Store(&parts{publisher: publisher, relay: r})
 	return r.Run(ctx)
