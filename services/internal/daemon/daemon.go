@@ -38,7 +38,7 @@ type OneByOner interface {
 // batch was as fast as 50 with one and with four partitions, and leaves less to repeat.
 const batch = 20
 
-// Config describes a daemon. All fields but Logger and Observe are required.
+// Config describes a daemon. All fields but Logger, Observe and Measure are required.
 type Config struct {
 	// Name is the service's, of its consumer, its queues and its database schema.
 	Name string
@@ -52,6 +52,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Observe, if set, is told what became of every message. It must not block.
 	Observe func(inbox.Outcome)
+	// Measure is the time between two looks at the inbox for the metrics. Default 10 s.
+	Measure time.Duration
 }
 
 const (
@@ -96,8 +98,11 @@ func open(cfg Config, batch int) (*daemon, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
+	if cfg.Measure <= 0 {
+		cfg.Measure = 10 * time.Second
+	}
 	d := &daemon{cfg: cfg}
-	d.metrics = newMetrics(cfg.Pool, d.connected)
+	d.metrics = newMetrics(cfg.Name, cfg.Pool, d.connected)
 	var err error
 	d.bus, err = bus.Open(bus.Config{Name: cfg.Name, URL: cfg.AMQPURL, Pool: cfg.Pool, Batch: batch, Logger: cfg.Logger, Observe: d.observe})
 	return d, err
@@ -161,6 +166,7 @@ func (d *daemon) consume(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	keeping.Go(func() { d.keepPartitions(ctx) })
+	keeping.Go(func() { d.measure(ctx) })
 	if err := d.bus.Run(ctx); err != nil {
 		return fmt.Errorf("consume: %w", err)
 	}
@@ -173,6 +179,26 @@ func (d *daemon) keepPartitions(ctx context.Context) {
 	conn.Tracer = nil
 	if err := retention.Run(ctx, retention.Config{Connect: conn, Schema: "inbox", Logger: d.cfg.Logger}); err != nil {
 		d.cfg.Logger.ErrorContext(ctx, "partitions are not kept", "error", err)
+	}
+}
+
+// measure looks at what waits in the inbox, again and again until ctx ends.
+func (d *daemon) measure(ctx context.Context) {
+	for failed := false; ; {
+		backlog, err := d.bus.Consumer.Backlog(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil && !failed {
+			d.cfg.Logger.Warn("backlog not measured", "error", err)
+		}
+		failed = err != nil
+		d.metrics.backlog.set(backlog, err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(d.cfg.Measure*9/10 + rand.N(d.cfg.Measure/5+1)):
+		}
 	}
 }
 

@@ -91,6 +91,7 @@ func start(t *testing.T, pool *pgxpool.Pool, amqpURL string, svc daemon.Service)
 	go func() {
 		p.ended <- daemon.Run(ctx, daemon.Config{
 			Name: "booking", Pool: pool, AMQPURL: amqpURL, Listener: listener, Logger: slog.New(slog.DiscardHandler), Observe: p.observe,
+			Measure: 50 * time.Millisecond,
 		}, svc)
 	}()
 	t.Cleanup(cancel)

@@ -20,11 +20,13 @@ type metrics struct {
 	requests *prometheus.HistogramVec
 	outcomes *prometheus.CounterVec
 	types    []string
+	backlog  *backlog
 }
 
-func newMetrics(pool *pgxpool.Pool, connected func() bool) *metrics {
+func newMetrics(service string, pool *pgxpool.Pool, connected func() bool) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
+		backlog:  newBacklog(service),
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "ticketwave_http_request_seconds", Help: "Time to answer a request.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
@@ -44,7 +46,7 @@ func newMetrics(pool *pgxpool.Pool, connected func() bool) *metrics {
 		}
 		return 0
 	})
-	m.registry.MustRegister(m.requests, m.outcomes, broker,
+	m.registry.MustRegister(m.requests, m.outcomes, broker, m.backlog,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(poolMetrics(pool)...)
 	return m
