@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -34,6 +35,7 @@ type house struct {
 	logs      io.Writer
 	hooks     hooks
 	listeners map[string]net.Listener
+	metrics   net.Listener // of the relay, or nil
 }
 
 // listen takes the ports, all or none.
@@ -97,7 +99,20 @@ func (h *house) relay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return d.Run(ctx)
+	if h.metrics == nil {
+		return d.Run(ctx)
+	}
+	server := &http.Server{Handler: d.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(h.metrics) }()
+	err = d.Run(ctx)
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err = errors.Join(err, server.Shutdown(closing))
+	if e := <-served; !errors.Is(e, http.ErrServerClosed) {
+		err = errors.Join(err, e)
+	}
+	return err
 }
 
 // serve runs one service.

@@ -34,6 +34,7 @@ Environment:
   TW_MAX_TICKETS              most tickets in one booking                                  (10)
   TW_PAYMENT_URL              begins the payment pages' URLs                               (the payment service's)
   TW_HTTP_PORTS               ports of booking, catalog, payment and notification          (5001,5002,5003,5004)
+  TW_RELAY_HTTP_ADDR          where run shows the relay's probes and metrics, or off       (127.0.0.1:5010)
   TW_ADMIN_ADDR               where run offers the administration API, or off              (127.0.0.1:5011)
   TW_ADMIN_TOKENS             its token file; without one a token is made in .run          ()
 `

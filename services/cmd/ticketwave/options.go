@@ -26,6 +26,7 @@ type options struct {
 	MaxTickets    int
 	PaymentURL    string
 	Ports         []string // in the order of schema.Services
+	RelayAddr     string   // of the relay's probes and metrics, "off" for none
 	AdminAddr     string   // "off" for none
 	AdminTokens   string
 }
@@ -42,6 +43,7 @@ func parse(getenv func(string) string) (options, error) {
 		Password: get("TW_SERVICE_PASSWORD", ""), Prefix: get("TW_DATABASE_PREFIX", schema.DefaultPrefix),
 		SMTPAddr: get("TW_SMTP_ADDR", ""), MailDir: get("TW_MAIL_DIR", ".run/mail"), MailFrom: get("TW_MAIL_FROM", ""),
 		PaymentURL: get("TW_PAYMENT_URL", ""), Ports: strings.Split(get("TW_HTTP_PORTS", "5001,5002,5003,5004"), ","),
+		RelayAddr: get("TW_RELAY_HTTP_ADDR", "127.0.0.1:5010"),
 		AdminAddr: get("TW_ADMIN_ADDR", "127.0.0.1:5011"), AdminTokens: get("TW_ADMIN_TOKENS", ""),
 	}
 	if err := o.LogLevel.UnmarshalText([]byte(get("TW_LOG_LEVEL", "info"))); err != nil {

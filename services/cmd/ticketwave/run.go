@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"time"
@@ -22,22 +23,10 @@ func runAll(ctx context.Context, opts options) error {
 	if err != nil {
 		return err
 	}
-	log := daemon.NewLogger(os.Stderr, opts.LogLevel, "ticketwave")
-	if err := errors.Join(migrateWith(ctx, opts, log), applyWith(ctx, opts, log)); err != nil {
-		for _, l := range listeners {
-			err = errors.Join(err, l.Close())
-		}
-		return err
-	}
 	h := &house{opts: opts, logs: os.Stderr, listeners: listeners}
-	token := ""
-	if opts.AdminAddr != "off" {
-		if h.admin, token, err = offerAdmin(ctx, opts); err != nil {
-			for _, l := range listeners {
-				err = errors.Join(err, l.Close())
-			}
-			return err
-		}
+	token, err := h.prepare(ctx)
+	if err != nil {
+		return errors.Join(err, h.hangUp())
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -53,6 +42,35 @@ func runAll(ctx context.Context, opts options) error {
 	err = <-ended
 	if err == nil {
 		fmt.Println("stopped; nothing in flight was lost")
+	}
+	return err
+}
+
+// prepare makes what the house needs: databases, topology, and the ports of the relay and of the administration API, whose
+// token is in the file of that name.
+func (h *house) prepare(ctx context.Context) (token string, err error) {
+	log := daemon.NewLogger(os.Stderr, h.opts.LogLevel, "ticketwave")
+	if err := errors.Join(migrateWith(ctx, h.opts, log), applyWith(ctx, h.opts, log)); err != nil {
+		return "", err
+	}
+	if h.opts.RelayAddr != "off" {
+		if h.metrics, err = new(net.ListenConfig).Listen(ctx, "tcp", h.opts.RelayAddr); err != nil {
+			return "", fmt.Errorf("%w (TW_RELAY_HTTP_ADDR sets another address, or off)", err)
+		}
+	}
+	if h.opts.AdminAddr != "off" {
+		h.admin, token, err = offerAdmin(ctx, h.opts)
+	}
+	return token, err
+}
+
+// hangUp closes the ports of a house that is not going to run.
+func (h *house) hangUp() (err error) {
+	for _, l := range h.listeners {
+		err = errors.Join(err, l.Close())
+	}
+	if h.metrics != nil {
+		err = errors.Join(err, h.metrics.Close())
 	}
 	return err
 }
