@@ -33,8 +33,24 @@ type Backlog struct {
 	Oldest time.Duration
 }
 
-// Measure reads the backlog of a database, within three seconds and at a bounded cost whatever its size.
-func (r *Relay) Measure(ctx context.Context, database string) ([]Backlog, error) {
+// Transactions are those of a database that stay open: messages of theirs wait, and keys that they wrote are locked.
+type Transactions struct {
+	// Kind is open or prepared.
+	Kind string
+	// Oldest is the age of the oldest.
+	Oldest time.Duration
+	// Long is how many are older than a minute.
+	Long int64
+}
+
+// Measurement is how a database stands.
+type Measurement struct {
+	Partitions   []Backlog
+	Transactions []Transactions
+}
+
+// Measure looks at a database, within three seconds and at a bounded cost whatever its size.
+func (r *Relay) Measure(ctx context.Context, database string) (*Measurement, error) {
 	for _, s := range r.sources {
 		if s.db.Name == database {
 			found, err := s.measure(ctx)
@@ -80,13 +96,14 @@ const stuckCounts = `
 	) AS s
 	GROUP BY 1`
 
-// measure reads both in one round trip and one transaction.
-func (s *source) measure(ctx context.Context) ([]Backlog, error) {
+// measure reads all in one round trip and one transaction.
+func (s *source) measure(ctx context.Context) (*Measurement, error) {
 	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
 	defer cancel()
 	var (
 		batch pgx.Batch
 		found []Backlog
+		open  []Transactions
 	)
 	batch.Queue(`
 		SELECT set_config('statement_timeout', $1, true), set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), set_config('jit', 'off', true)`,
@@ -115,10 +132,22 @@ func (s *source) measure(ctx context.Context) ([]Backlog, error) {
 		})
 		return err
 	})
+	batch.Queue(`SELECT kind, oldest, long FROM outbox.open_transactions()`).Query(func(rows pgx.Rows) error {
+		var (
+			t   Transactions
+			age float64
+		)
+		_, err := pgx.ForEachRow(rows, []any{&t.Kind, &age, &t.Long}, func() error {
+			t.Oldest = max(0, seconds(age))
+			open = append(open, t)
+			return nil
+		})
+		return err
+	})
 	if err := s.pool.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, err
 	}
-	return found, nil
+	return &Measurement{Partitions: found, Transactions: open}, nil
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

@@ -77,8 +77,12 @@ var (
 	stuck       = describe("outbox_relay_stuck_messages", "Messages in outbox.stuck: retrying and parked are the first of their key, behind waits for them.",
 		[]string{"database", "partition", "state"}, nil)
 	measured       = describe("outbox_relay_measured", "1 if the database answered the last look at lag and stuck messages.", []string{"database"}, nil)
+	transactionAge = describe("outbox_relay_oldest_transaction_seconds", "Age of the oldest transaction that is open, or prepared and neither committed nor rolled back.",
+		[]string{"database", "kind"}, nil)
+	transactions   = describe("outbox_relay_long_transactions", "Open and prepared transactions that are older than a minute.", []string{"database", "kind"}, nil)
 	leasesOwned    = describe("outbox_relay_leases_owned", "Partitions whose lease this relay has.", []string{"database"}, nil)
 	relaying       = describe("outbox_relay_partition_relaying", "1 while this relay works on the partition.", []string{"database", "partition"}, nil)
+	queueExists    = describe("outbox_relay_queue_exists", "1 if the queue or dead-letter queue is there.", []string{"queue"}, nil)
 	queueMessages  = describe("outbox_relay_queue_messages", "Messages that are ready in a consumer's queue.", []string{"queue"}, nil)
 	queueConsumers = describe("outbox_relay_queue_consumers", "Consumers of a consumer's queue.", []string{"queue"}, nil)
 	deadLetters    = describe("outbox_relay_dead_letters", "Messages in a dead-letter queue.", []string{"queue"}, nil)
@@ -88,7 +92,7 @@ var (
 // Describe lists the metrics.
 func (s standing) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		lagMessages, lagSeconds, oldest, stuck, measured, leasesOwned, relaying, queueMessages, queueConsumers, deadLetters, queuesMeasured,
+		lagMessages, lagSeconds, oldest, stuck, measured, transactionAge, transactions, leasesOwned, relaying, queueExists, queueMessages, queueConsumers, deadLetters, queuesMeasured,
 	} {
 		out <- d
 	}
@@ -109,8 +113,8 @@ func (s standing) Collect(out chan<- prometheus.Metric) {
 		for partition, is := range h.Relaying {
 			gauge(relaying, number(is), db.Name, strconv.Itoa(partition))
 		}
-		if backlog, looked := s.watch.database(db.Name); looked {
-			collectBacklog(gauge, db.Name, backlog)
+		if found, looked := s.watch.database(db.Name); looked {
+			collectDatabase(gauge, db.Name, found)
 		}
 	}
 	if depths, looked := s.watch.queues(); looked {
@@ -120,13 +124,17 @@ func (s standing) Collect(out chan<- prometheus.Metric) {
 
 type gaugeFunc func(d *prometheus.Desc, value float64, labels ...string)
 
-func collectBacklog(gauge gaugeFunc, database string, backlog []relay.Backlog) {
-	gauge(measured, number(backlog != nil), database)
-	if backlog == nil {
+func collectDatabase(gauge gaugeFunc, database string, found *relay.Measurement) {
+	gauge(measured, number(found != nil), database)
+	if found == nil {
 		return
 	}
+	for _, t := range found.Transactions {
+		gauge(transactionAge, t.Oldest.Seconds(), database, t.Kind)
+		gauge(transactions, float64(t.Long), database, t.Kind)
+	}
 	var age time.Duration
-	for _, b := range backlog {
+	for _, b := range found.Partitions {
 		partition := strconv.Itoa(b.Partition)
 		gauge(lagMessages, float64(b.Lag), database, partition)
 		gauge(lagSeconds, b.LagAge.Seconds(), database, partition)
@@ -138,10 +146,11 @@ func collectBacklog(gauge gaugeFunc, database string, backlog []relay.Backlog) {
 	gauge(oldest, age.Seconds(), database)
 }
 
-// collectQueues shows nothing of a queue that does not exist.
+// collectQueues shows no depth of a queue that does not exist.
 func collectQueues(gauge gaugeFunc, depths []queueDepth) {
 	gauge(queuesMeasured, number(depths != nil))
 	for _, d := range depths {
+		gauge(queueExists, number(!d.Missing), d.name)
 		switch {
 		case d.Missing:
 		case d.dead:

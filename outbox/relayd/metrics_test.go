@@ -220,6 +220,14 @@ func TestMetricsOfTheBroker(t *testing.T) {
 	}
 	s.until(map[string]float64{dead: 1, `outbox_relay_queue_consumers{queue="` + queue + `"}`: 1})
 
+	gone := topology.QueueName("mail", 0)
+	if _, err := ch.QueueDelete(gone, false, false, false); err != nil {
+		t.Fatal(err)
+	}
+	s.until(map[string]float64{
+		`outbox_relay_queue_exists{queue="` + gone + `"}`: 0, `outbox_relay_queue_messages{queue="` + gone + `"}`: -1,
+		`outbox_relay_queue_exists{queue="` + queue + `"}`: 1,
+	})
 	s.broker.Down()
 	s.write(note{"taken", "k"})
 	p := outbox.PartitionOf("k")
@@ -264,4 +272,36 @@ func TestMetricsWhileTheDatabaseIsAwayOrForeign(t *testing.T) {
 		want[of(p, "outbox_relay_partition_relaying", "")] = 0
 	}
 	s.until(want)
+}
+
+func TestMetricsOfTransactionsThatStayOpen(t *testing.T) {
+	t.Parallel()
+	s := newStation(t)
+	open, prepared := `{database="shop",kind="open"}`, `{database="shop",kind="prepared"}`
+	s.until(map[string]float64{"outbox_relay_oldest_transaction_seconds" + prepared: 0, "outbox_relay_long_transactions" + prepared: 0, "outbox_relay_long_transactions" + open: 0})
+	older := func(series string, than float64) {
+		t.Helper()
+		outboxtest.Eventually(t, 30*time.Second, func() bool { return s.scrape()[series] > than }, "%s is not above %v", series, than)
+	}
+	tx, err := s.db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	older("outbox_relay_oldest_transaction_seconds"+open, 0.5)
+	if _, err := tx.Exec(t.Context(), `SELECT pg_current_xact_id()`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(t.Context(), `PREPARE TRANSACTION 'forgotten `+s.db.Name+`'`); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := s.db.Exec(context.Background(), `ROLLBACK PREPARED 'forgotten `+s.db.Name+`'`); err != nil {
+			t.Error(err)
+		}
+	})
+	_ = tx.Rollback(t.Context()) // it is no longer this session's
+	older("outbox_relay_oldest_transaction_seconds"+prepared, 0.5)
+	if n := s.scrape()["outbox_relay_long_transactions"+prepared]; n != 0 {
+		t.Errorf("%v transactions are older than a minute after some seconds", n)
+	}
 }

@@ -13,9 +13,9 @@ import (
 // watch keeps what was last measured for the metrics.
 type watch struct {
 	mu        sync.Mutex
-	databases map[string][]relay.Backlog // nil for one that did not answer
-	depths    []queueDepth               // nil when the broker did not answer
-	asked     bool                       // the broker was
+	databases map[string]*relay.Measurement // nil for one that did not answer
+	depths    []queueDepth                  // nil when the broker did not answer
+	asked     bool                          // the broker was
 }
 
 // queueDepth is a queue of the topology.
@@ -25,11 +25,11 @@ type queueDepth struct {
 	rabbitmq.Depth
 }
 
-func (w *watch) database(name string) (backlog []relay.Backlog, looked bool) {
+func (w *watch) database(name string) (found *relay.Measurement, looked bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	backlog, looked = w.databases[name]
-	return backlog, looked
+	found, looked = w.databases[name]
+	return found, looked
 }
 
 func (w *watch) queues() (depths []queueDepth, looked bool) {
@@ -41,19 +41,19 @@ func (w *watch) queues() (depths []queueDepth, looked bool) {
 // watchDatabase measures a database again and again until ctx ends.
 func (d *Daemon) watchDatabase(ctx context.Context, r *relay.Relay, name string) {
 	d.every(ctx, func() {
-		backlog, err := r.Measure(ctx, name)
+		found, err := r.Measure(ctx, name)
 		if ctx.Err() != nil {
 			return
 		}
 		d.watch.mu.Lock()
 		defer d.watch.mu.Unlock()
 		if before, looked := d.watch.databases[name]; err != nil && (!looked || before != nil) {
-			d.cfg.Logger.Warn("backlog not measured", "database", name, "error", err)
+			d.cfg.Logger.Warn("database not measured", "database", name, "error", err)
 		}
 		if d.watch.databases == nil {
-			d.watch.databases = map[string][]relay.Backlog{}
+			d.watch.databases = map[string]*relay.Measurement{}
 		}
-		d.watch.databases[name] = backlog
+		d.watch.databases[name] = found
 	})
 }
 
