@@ -1,5 +1,7 @@
 package outbox
 
+import "time"
+
 // Header names of a message on its way: CloudEvents 1.0 in binary mode over AMQP, and its extensions for
 // tracing a flow. They are the metadata of the Watermill message at the relay and at the consumer.
 const (
@@ -22,3 +24,19 @@ const (
 	// HeaderTraceParent is W3C Trace Context.
 	HeaderTraceParent = "traceparent"
 )
+
+// OwnHeaders are the names of the headers that say what a message is. They are made of the row's columns and the source
+// of the outbox, whatever the row's metadata has under these names.
+func OwnHeaders() []string {
+	return []string{HeaderID, HeaderType, HeaderSource, HeaderSubject, HeaderTime, HeaderSpecVersion}
+}
+
+// SetOwnHeaders sets all of [OwnHeaders].
+func SetOwnHeaders(headers map[string]string, id, typ, source, key string, written time.Time) {
+	headers[HeaderID] = id
+	headers[HeaderType] = typ
+	headers[HeaderSource] = source
+	headers[HeaderSubject] = key
+	headers[HeaderTime] = written.UTC().Format(time.RFC3339Nano)
+	headers[HeaderSpecVersion] = "1.0"
+}

@@ -56,7 +56,7 @@ func fromWatermill(topic string, msgs message.Messages) ([]Message, error) {
 			return nil, fmt.Errorf("%w %.40q: its UUID must be one (watermill.NewUUID makes them): %w", ErrInvalid, msg.UUID, err)
 		}
 		metadata := maps.Clone(map[string]string(msg.Metadata))
-		for _, name := range []string{HeaderID, HeaderType, HeaderSource, HeaderSubject, HeaderTime, HeaderSpecVersion} {
+		for _, name := range OwnHeaders() {
 			delete(metadata, name)
 		}
 		key := msg.Metadata.Get(HeaderSubject)

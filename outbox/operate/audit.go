@@ -81,7 +81,6 @@ func merged(logs [][]AuditEntry, limit int) (entries []AuditEntry, more bool) {
 	}
 }
 
-// auditEntries are the newest that fit, older than before if that is set.
 // log appends to the audit log what no transaction of the database holds, such as work at the broker.
 func (d *database) log(ctx context.Context, by Actor, action string, detail map[string]any) (AuditRef, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -93,6 +92,7 @@ func (d *database) log(ctx context.Context, by Actor, action string, detail map[
 	return ref, nil
 }
 
+// auditEntries are the newest that fit, older than before if that is set.
 func (d *database) auditEntries(ctx context.Context, f AuditFilter, before int64, limit int) ([]AuditEntry, error) {
 	q := &query{}
 	if f.Actor != "" {

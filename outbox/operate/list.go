@@ -3,6 +3,8 @@ package operate
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 )
 
 // listed is where a page of a listing ended.
@@ -21,9 +23,15 @@ func (o *Operator) List(ctx context.Context, f Filter, page Page) (list []Stuck,
 		return nil, "", err
 	}
 	places, err := o.places(ctx, f)
+	passed := after.Database == ""
+	if !passed && !slices.ContainsFunc(places, func(p place) bool { return p.name == after.Database && p.side == after.Side }) {
+		if err != nil { // the database may not answer
+			return nil, "", err
+		}
+		return nil, "", fmt.Errorf("%w: after is of another listing: this one has no %s of a database %q", ErrInvalid, after.Side, after.Database)
+	}
 	errs := []error{err}
 	list = []Stuck{}
-	passed := after.Database == ""
 	for _, p := range places {
 		here := p.name == after.Database && p.side == after.Side
 		if passed = passed || here; !passed {

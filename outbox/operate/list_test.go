@@ -2,9 +2,11 @@ package operate_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -226,5 +228,27 @@ func TestADatabaseThatIsAwayHidesNoOther(t *testing.T) {
 	entries, _, err := o.Audit(t.Context(), operate.AuditFilter{}, operate.Page{})
 	if err == nil || len(entries) != 1 {
 		t.Errorf("audit: %d, %v", len(entries), err)
+	}
+}
+
+// A page that goes on behind what this listing does not have is an error, and not the end of the listing.
+func TestAPageBehindAnotherListing(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for _, key := range []string{"a", "b"} {
+		b.stuck(operate.Outbox, parked.of(key))
+		b.stuck(operate.Inbox, parked.of(key))
+	}
+	_, next, err := b.List(t.Context(), operate.Filter{}, operate.Page{Limit: 1})
+	if err != nil || next == "" {
+		t.Fatalf("next %q, %v", next, err)
+	}
+	if list, _, err := b.List(t.Context(), operate.Filter{Side: operate.Inbox}, operate.Page{After: next}); !errors.Is(err, operate.ErrInvalid) {
+		t.Errorf("another side: %v, %v", list, err)
+	}
+	elsewhere := base64.RawURLEncoding.EncodeToString([]byte(`{"d":"elsewhere","s":"outbox","q":1}`))
+	list, _, err := b.List(t.Context(), operate.Filter{}, operate.Page{After: elsewhere})
+	if !errors.Is(err, operate.ErrInvalid) || !strings.Contains(err.Error(), `"elsewhere"`) {
+		t.Errorf("another database: %v, %v", list, err)
 	}
 }

@@ -258,12 +258,7 @@ func (s stored) message(source string) *message.Message {
 	for name, value := range s.Metadata {
 		msg.Metadata[name] = value
 	}
-	for name, value := range map[string]string{
-		outbox.HeaderID: msg.UUID, outbox.HeaderType: s.Topic, outbox.HeaderSource: source, outbox.HeaderSubject: s.Key,
-		outbox.HeaderTime: s.CreatedAt.UTC().Format(time.RFC3339Nano), outbox.HeaderSpecVersion: "1.0",
-	} {
-		msg.Metadata[name] = value
-	}
+	outbox.SetOwnHeaders(msg.Metadata, msg.UUID, s.Topic, source, s.Key, s.CreatedAt)
 	return msg
 }
 

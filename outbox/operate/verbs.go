@@ -110,7 +110,7 @@ func (c Command) checkEdit() error {
 }
 
 // own are the headers that say what a message is: an edit leaves them alone.
-var own = []string{outbox.HeaderID, outbox.HeaderType, outbox.HeaderSource, outbox.HeaderSubject, outbox.HeaderTime, outbox.HeaderSpecVersion}
+var own = outbox.OwnHeaders()
 
 // prepareEdit finds the one message, keeps its own headers, and refuses when a consumer has it already.
 func (o *Operator) prepareEdit(ctx context.Context, c *Command) error {

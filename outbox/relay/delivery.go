@@ -67,12 +67,7 @@ func newDelivery(e *entry, db string, sess *session) *Delivery {
 	id := r.UUID.String()
 	d.msg = message.NewMessage(id, r.Payload)
 	d.msg.Metadata = r.headers()
-	d.msg.Metadata[outbox.HeaderID] = id
-	d.msg.Metadata[outbox.HeaderType] = r.Topic
-	d.msg.Metadata[outbox.HeaderSource] = sess.source
-	d.msg.Metadata[outbox.HeaderSubject] = r.Key
-	d.msg.Metadata[outbox.HeaderTime] = r.CreatedAt.UTC().Format(time.RFC3339Nano)
-	d.msg.Metadata[outbox.HeaderSpecVersion] = "1.0"
+	outbox.SetOwnHeaders(d.msg.Metadata, id, r.Topic, sess.source, r.Key, r.CreatedAt)
 	d.msg.SetContext(context.WithValue(context.Background(), deliveryKey{}, d))
 	return d
 }
