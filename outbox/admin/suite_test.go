@@ -25,7 +25,7 @@ import (
 
 // house is a real server over a real database, with a token for each role.
 type house struct {
-	t                *testing.T
+	t                testing.TB
 	db               *outboxtest.Database
 	url              string
 	viewer, operator string
@@ -55,7 +55,7 @@ func (b *lockedBuffer) String() string {
 // generous lets a test send what it likes.
 var generous = admin.Limits{PerToken: 1e6, TokenBurst: 1e6, FailedLogins: 1e6, FailedBurst: 1e6}
 
-func newHouse(t *testing.T, limits admin.Limits) *house {
+func newHouse(t testing.TB, limits admin.Limits, change ...func(*operate.Config)) *house {
 	t.Helper()
 	h := &house{t: t, db: outboxtest.NewDatabase(t, "shop"), logs: &lockedBuffer{}, spec: readSpec(t)}
 	viewer, viewerLine := newToken(t, "vera", api.Viewer)
@@ -67,7 +67,11 @@ func newHouse(t *testing.T, limits admin.Limits) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	operates, err := operate.New(operate.Config{Databases: []operate.Database{{Name: "shop", URL: h.db.OperatorURL}}})
+	cfg := operate.Config{Databases: []operate.Database{{Name: "shop", URL: h.db.OperatorURL}}}
+	for _, c := range change {
+		c(&cfg)
+	}
+	operates, err := operate.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +90,7 @@ func newHouse(t *testing.T, limits admin.Limits) *house {
 	return h
 }
 
-func newToken(t *testing.T, name string, role api.Role) (token, line string) {
+func newToken(t testing.TB, name string, role api.Role) (token, line string) {
 	t.Helper()
 	token, line, err := admin.NewToken(name, role)
 	if err != nil {
@@ -95,7 +99,7 @@ func newToken(t *testing.T, name string, role api.Role) (token, line string) {
 	return token, line
 }
 
-func writeFile(t *testing.T, path, text string, mode os.FileMode) {
+func writeFile(t testing.TB, path, text string, mode os.FileMode) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), mode); err != nil {
 		t.Fatal(err)
@@ -186,7 +190,7 @@ type spec struct {
 	compiler *jsonschema.Compiler
 }
 
-func readSpec(t *testing.T) *spec {
+func readSpec(t testing.TB) *spec {
 	t.Helper()
 	text, err := os.ReadFile("openapi.yaml")
 	if err != nil {
@@ -215,7 +219,7 @@ func readSpec(t *testing.T) *spec {
 }
 
 // check holds a document against the schema at a JSON pointer.
-func (s *spec) check(t *testing.T, pointer string, document []byte) {
+func (s *spec) check(t testing.TB, pointer string, document []byte) {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -239,7 +243,7 @@ type operation struct {
 }
 
 // operations are all of the specification, with paths that can be asked for.
-func (s *spec) operations(t *testing.T) (list []operation) {
+func (s *spec) operations(t testing.TB) (list []operation) {
 	t.Helper()
 	for template, item := range s.document["paths"].(map[string]any) {
 		for method, op := range item.(map[string]any) {

@@ -13,3 +13,6 @@ var (
 	JudgePostgreSQL = judgePostgreSQL
 	JudgeRabbitMQ   = judgeRabbitMQ
 )
+
+// DecodePlan reads a stored plan.
+var DecodePlan = decodePlan

@@ -1,6 +1,7 @@
 package operate
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -81,12 +82,26 @@ func (o *Operator) storedPlan(ctx context.Context, hash string) (req PlanRequest
 		case err != nil:
 			return req, d.failed("look for the plan", err)
 		}
-		if err := json.Unmarshal(document, &req); err != nil {
+		if req, err = decodePlan(document); err != nil {
 			return req, d.failed("read the plan", err)
 		}
 		return req, nil
 	}
 	return req, fmt.Errorf("%w: there is no plan %q of the last day", ErrNotFound, hash)
+}
+
+// decodePlan reads a request as [Operator.PlanReplay] stored it. Nothing rests on it: a request that was tampered with makes
+// another plan, whose hash does not fit.
+func decodePlan(document []byte) (req PlanRequest, err error) {
+	decoder := json.NewDecoder(bytes.NewReader(document))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&req); err != nil {
+		return PlanRequest{}, err
+	}
+	if decoder.More() {
+		return PlanRequest{}, errors.New("more than one document")
+	}
+	return req, nil
 }
 
 func (o *Operator) replayPublisher(p *planned) (*rabbitmq.Publisher, error) {

@@ -186,7 +186,7 @@ func TestLooking(t *testing.T) {
 			line := w.viewer.want(0, words("stuck groups")).out
 			name := ""
 			for _, text := range strings.Split(line, "\n") {
-				if strings.Contains(text, string(g.Class)) && strings.Contains(text, g.Database) {
+				if strings.Contains(text, g.Class) && strings.Contains(text, g.Database) {
 					name = strings.Fields(text)[0]
 				}
 			}

@@ -279,7 +279,7 @@ func newTown(t *testing.T) *town {
 		t.Fatal(err)
 	}
 	w.console.t, w.viewer.t = t, t
-	w.console.env, w.viewer.env = []string{"TW_ADMIN_TOKEN=" + olaf}, []string{"TW_ADMIN_TOKEN=" + vera}
+	w.env, w.viewer.env = []string{"TW_ADMIN_TOKEN=" + olaf}, []string{"TW_ADMIN_TOKEN=" + vera}
 	w.relay = w.start()
 	w.console, w.viewer = w.at(w.relay, w.console), w.at(w.relay, w.viewer)
 	return w
