@@ -42,35 +42,31 @@ const storeCursor = `
 // divert copies messages to outbox.stuck, with the failures of some, and stores the cursor, in one statement. Those that
 // are there already, from before a crash, stay as they are.
 func (s *session) divert(ctx context.Context, st state, ids []int64, failures map[int64]*failure) error {
-	var (
-		failed, attempts []int64
-		classes, texts   []string
-		parked, exposed  []bool
-		pauses           []float64
-	)
-	for id, f := range failures {
-		failed, attempts = append(failed, id), append(attempts, int64(f.attempts))
-		classes, texts = append(classes, string(f.class)), append(texts, f.text)
-		parked, exposed = append(parked, f.class.parks()), append(exposed, f.exposed)
-		pauses = append(pauses, f.pause.Seconds())
+	n := len(ids)
+	attempts, classes, texts := make([]int64, n), make([]string, n), make([]string, n)
+	parked, exposed, pauses := make([]bool, n), make([]bool, n), make([]float64, n)
+	for i, id := range ids {
+		if f := failures[id]; f != nil {
+			attempts[i], classes[i], texts[i] = int64(f.attempts), string(f.class), f.text
+			parked[i], exposed[i], pauses[i] = f.class.parks(), f.exposed, f.pause.Seconds()
+		}
 	}
 	relayed, target := st.texts()
 	return s.fenced(ctx, "divert messages", `, diverted AS (
 			INSERT INTO outbox.stuck (message_id, partition, uuid, topic, key, payload, metadata, created_at,
 				attempts, class, error, fingerprint, build, parked, exposed, next_attempt)
 			SELECT m.id, m.partition, m.uuid, m.topic, m.key, m.payload, m.metadata, m.created_at,
-				coalesce(f.attempts, 0), f.class, f.error, f.class || ' ' || m.topic, CASE WHEN f.class IS NOT NULL THEN $16 END,
-				coalesce(f.parked, false), coalesce(f.exposed, false),
+				f.attempts, nullif(f.class, ''), CASE WHEN f.class <> '' THEN f.error END, nullif(f.class, '') || ' ' || m.topic,
+				CASE WHEN f.class <> '' THEN $15 END, f.parked, f.exposed,
 				CASE WHEN f.attempts > 0 THEN clock_timestamp() + make_interval(secs => f.pause) END
-			FROM outbox.messages AS m LEFT JOIN (
-				SELECT id, attempts, nullif(class, '') AS class, CASE WHEN class <> '' THEN error END AS error, parked, exposed, pause
-				FROM unnest($9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::boolean[], $14::boolean[], $15::float8[])
-					AS f (id, attempts, class, error, parked, exposed, pause)) AS f ON f.id = m.id
-			WHERE m.partition + 0 = $2 AND m.id = ANY ($8) AND EXISTS (SELECT FROM held)
+			FROM unnest($8::bigint[], $9::bigint[], $10::text[], $11::text[], $12::boolean[], $13::boolean[], $14::float8[])
+				AS f (id, attempts, class, error, parked, exposed, pause),
+				LATERAL (SELECT * FROM outbox.messages AS m WHERE m.partition + 0 = $2 AND m.id = f.id OFFSET 0) AS m
+			WHERE EXISTS (SELECT FROM held)
 			ORDER BY m.id
 			ON CONFLICT (message_id) DO NOTHING
 		)`+storeCursor,
-		relayed, target, st.lastID, ids, failed, attempts, classes, texts, parked, exposed, pauses, s.build)
+		relayed, target, st.lastID, ids, attempts, classes, texts, parked, exposed, pauses, s.build)
 }
 
 // failStuck records another failure of a stuck message.
