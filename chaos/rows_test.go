@@ -129,13 +129,6 @@ func (w *world) measure() (b baseline, err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	for path, into := range map[string]*int{"connections": &b.connections, "channels": &b.channels} {
-		var list []struct{}
-		if err := w.mq.manage(ctx, http.MethodGet, "/api/vhosts/"+w.vhost+"/"+path, nil, &list); err != nil {
-			return b, err
-		}
-		*into = len(list)
-	}
 	var connections []struct {
 		Name     string `json:"user_provided_name"`
 		Channels int
@@ -143,7 +136,9 @@ func (w *world) measure() (b baseline, err error) {
 	if err := w.mq.manage(ctx, http.MethodGet, "/api/vhosts/"+w.vhost+"/connections", nil, &connections); err != nil {
 		return b, err
 	}
+	b.connections = len(connections)
 	for _, c := range connections {
+		b.channels += c.Channels // the list of channels itself lags behind
 		b.whose = append(b.whose, fmt.Sprintf("%s: %d", c.Name, c.Channels))
 	}
 	slices.Sort(b.whose)
@@ -160,7 +155,7 @@ func (b baseline) beyond(before baseline) string {
 			found = append(found, fmt.Sprintf("%s has %.0f goroutines, had %.0f", name, n, before.goroutines[name]))
 		}
 	}
-	if b.connections != before.connections || b.channels != before.channels {
+	if b.connections != before.connections || b.channels > before.channels {
 		found = append(found, fmt.Sprintf("the broker has %d connections with %d channels, had %d with %d: now %v, before %v",
 			b.connections, b.channels, before.connections, before.channels, b.whose, before.whose))
 	}
