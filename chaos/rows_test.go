@@ -178,16 +178,19 @@ func (w *world) rest(t *testing.T) {
 	if !w.quiet(t, time.Minute, nil, nil) {
 		t.FailNow()
 	}
-	last := ""
-	eventually(t, 20*time.Second, func() bool { // the broker's figures come late
+	last, since := "", time.Now()
+	eventually(t, time.Minute, func() bool { // the broker's figures come late, and those of some connections later
 		now, err := w.measure()
-		if err != nil {
+		if err != nil || now.connections == 0 {
 			return false
 		}
-		text := fmt.Sprint(now.connections, now.channels)
-		same := text == last && now.connections > 0
-		last, w.baseline = text, now
-		return same
+		if text := fmt.Sprint(now.whose); text != last {
+			last, since = text, time.Now()
+		}
+		w.baseline = now
+		return time.Since(since) > 3*time.Second && !slices.ContainsFunc(now.whose, func(c string) bool {
+			return strings.HasSuffix(c, ": 0") && !strings.HasPrefix(c, "relay queues")
+		})
 	}, "the house does not come to rest: %s", last)
 }
 
