@@ -315,6 +315,20 @@ func TestCutConnectionsLoseNoConfirmedMessage(t *testing.T) {
 	})
 }
 
+func closesWithin(t *testing.T, p *rabbitmq.Publisher, limit time.Duration) {
+	t.Helper()
+	closed := make(chan struct{})
+	go func() {
+		_ = p.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(limit):
+		t.Fatal("Close does not end")
+	}
+}
+
 func TestASilentBrokerHangsNobody(t *testing.T) {
 	t.Parallel()
 	url := newBroker(t)
@@ -327,16 +341,7 @@ func TestASilentBrokerHangsNobody(t *testing.T) {
 	if err := p.Publish(topology.RoutingKey(typ, 0), newMessage(1)); !errors.Is(err, rabbitmq.ErrUnavailable) {
 		t.Errorf("error is %v, want ErrUnavailable", err)
 	}
-	closed := make(chan struct{})
-	go func() {
-		_ = p.Close()
-		close(closed)
-	}()
-	select {
-	case <-closed:
-	case <-time.After(30 * time.Second):
-		t.Fatal("Close does not end")
-	}
+	closesWithin(t, p, 30*time.Second)
 	if err := p.Publish(topology.RoutingKey(typ, 0), newMessage(2)); !errors.Is(err, rabbitmq.ErrClosed) {
 		t.Errorf("error is %v, want ErrClosed", err)
 	}
@@ -354,16 +359,7 @@ func TestABlockedBrokerDoesNotDelayAStop(t *testing.T) {
 	if err := p.Publish(topology.RoutingKey(typ, 0), newMessage(1)); !errors.Is(err, rabbitmq.ErrUnavailable) {
 		t.Errorf("error is %v, want ErrUnavailable", err)
 	}
-	closed := make(chan struct{})
-	go func() {
-		_ = p.Close()
-		close(closed)
-	}()
-	select {
-	case <-closed:
-	case <-time.After(10 * time.Second):
-		t.Fatal("Close does not end")
-	}
+	closesWithin(t, p, 10*time.Second)
 }
 
 // A confirm that comes late costs its channel. The connection, and the other channels on it, live on.

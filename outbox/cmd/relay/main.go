@@ -8,12 +8,10 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"runtime/debug"
 	"syscall"
-	"time"
 
 	"github.com/jcp/ticketwave/outbox/admin"
 	"github.com/jcp/ticketwave/outbox/relayd"
@@ -58,20 +56,8 @@ func run(ctx context.Context, opts options, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("listen: %w (TW_HTTP_ADDR sets another address)", err)
 	}
-	server := &http.Server{
-		Handler: daemon.Handler(), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
-		WriteTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
 	log.Info("relay started", "options", opts.redacted(), "address", listener.Addr().String())
-	err = withAdmin(ctx, opts, log, daemon.Run)
-	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	err = errors.Join(err, server.Shutdown(closing))
-	if e := <-served; !errors.Is(e, http.ErrServerClosed) {
-		err = errors.Join(err, e)
-	}
+	err = daemon.Serve(ctx, listener, func(ctx context.Context) error { return withAdmin(ctx, opts, log, daemon.Run) })
 	log.Info("relay stopped")
 	return err
 }
