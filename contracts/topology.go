@@ -19,7 +19,8 @@ type Queue struct {
 }
 
 // Topology is the one table from which exchange, queues and bindings are declared. Every type in it has at least
-// one consumer: a message that nobody is bound to would wait at its sender.
+// one consumer: a message that nobody is bound to would wait at its sender. What a booking
+// tells of itself (BookingCreated and how it ended) is in no queue yet, and must not be published before it is.
 func Topology() Table {
 	return Table{
 		Exchange:   "ticketwave.events",
@@ -29,9 +30,12 @@ func Topology() Table {
 			{Name: "booking", Types: []string{
 				TypeInventoryUpdated, TypeInventoryUpdateRejected, TypeCatalogEventPublished,
 				TypePaymentDataPrepared, TypeNotificationSent,
+				TypeInventoryReleased, TypeInventoryCommitted,
+				TypePaymentPreparationFailed, TypePaymentCompleted, TypePaymentFailed, TypePaymentExpired,
+				TypePaymentCancelled, TypePaymentRefunded, TypeSettleBooking,
 			}},
-			{Name: "catalog", Types: []string{TypeUpdateEventInventory}},
-			{Name: "payment", Types: []string{TypePreparePaymentData}},
+			{Name: "catalog", Types: []string{TypeUpdateEventInventory, TypeReleaseEventInventory, TypeCommitEventInventory}},
+			{Name: "payment", Types: []string{TypePreparePaymentData, TypeCancelPayment, TypeRefundPayment}},
 			{Name: "notification", Types: []string{TypeSendBookingNotification}},
 		},
 	}
