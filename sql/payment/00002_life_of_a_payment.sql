@@ -34,8 +34,8 @@ CREATE TABLE payment.cancellations (
 );
 GRANT SELECT, INSERT (booking_id) ON payment.cancellations TO payment_service;
 
--- What is to be done at the gateway, written with the state that asks for it and done outside any transaction. The id is the
--- gateway's idempotency key. A row is claimed by moving next_at ahead, so that who dies loses it by itself.
+-- What is to be done at the gateway, written with the state that asks for it and done outside any transaction. The id and
+-- the round are the gateway's idempotency key. A row is claimed by moving next_at ahead, so that who dies loses it by itself.
 CREATE TABLE payment.tasks (
     id             uuid        PRIMARY KEY,
     payment_id     uuid        NOT NULL REFERENCES payment.payments,
@@ -43,6 +43,7 @@ CREATE TABLE payment.tasks (
     charge         text        NOT NULL DEFAULT '' CHECK (octet_length(charge) <= 255),
     state          text        NOT NULL DEFAULT 'due' CHECK (state IN ('due', 'done', 'refused')),
     attempts       int         NOT NULL DEFAULT 0,
+    round          int         NOT NULL DEFAULT 0,
     next_at        timestamptz NOT NULL DEFAULT clock_timestamp(),
     error          text        CHECK (char_length(error) <= 1000),
     correlation_id text        NOT NULL DEFAULT '' CHECK (octet_length(correlation_id) <= 255),
@@ -55,9 +56,10 @@ CREATE TABLE payment.tasks (
 CREATE INDEX tasks_due ON payment.tasks (next_at) WHERE state = 'due';
 CREATE INDEX tasks_refused ON payment.tasks (created_at) WHERE state = 'refused';
 COMMENT ON COLUMN payment.tasks.charge IS 'Of a refund: the gateway''s name of the capture that is given back.';
+COMMENT ON COLUMN payment.tasks.round IS 'Counts the keys that the gateway has answered for good with a failure that may pass.';
 COMMENT ON COLUMN payment.tasks.state IS 'refused: the gateway will never do it; somebody has to look.';
 GRANT SELECT, INSERT (id, payment_id, kind, charge, correlation_id, causation_id, trace_parent),
-      UPDATE (state, attempts, next_at, error)
+      UPDATE (state, attempts, round, next_at, error)
     ON payment.tasks TO payment_service;
 
 -- The books: money that came and money that went back. Rows are added and never changed.
@@ -114,20 +116,23 @@ CREATE TABLE payment.sandbox_sessions (
 ) WITH (fillfactor = 80);
 COMMENT ON COLUMN payment.sandbox_sessions.state IS 'paying: the money is on its way and arrives after the end of the session.';
 GRANT SELECT, INSERT (id, amount_minor, currency, expires_at), UPDATE (state, refund, changed_at) ON payment.sandbox_sessions TO payment_service;
+INSERT INTO payment.sandbox_sessions (id, amount_minor, currency, expires_at)
+SELECT id, amount_minor, currency, expires_at FROM payment.payments;
 
 CREATE TABLE payment.sandbox_webhooks (
     id           text        PRIMARY KEY CHECK (octet_length(id) BETWEEN 1 AND 255),
     session_id   uuid        NOT NULL REFERENCES payment.sandbox_sessions,
     body         text        NOT NULL CHECK (octet_length(body) <= 20000),
     attempts     int         NOT NULL DEFAULT 0,
-    next_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    due_at       timestamptz NOT NULL,
+    next_at      timestamptz NOT NULL,
     delivered_at timestamptz,
     given_up_at  timestamptz,
     error        text        CHECK (char_length(error) <= 1000),
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70);
 CREATE INDEX sandbox_webhooks_due ON payment.sandbox_webhooks (next_at) WHERE delivered_at IS NULL AND given_up_at IS NULL;
-GRANT SELECT, INSERT (id, session_id, body, next_at), UPDATE (attempts, next_at, delivered_at, given_up_at, error)
+GRANT SELECT, INSERT (id, session_id, body, due_at, next_at), UPDATE (attempts, next_at, delivered_at, given_up_at, error)
     ON payment.sandbox_webhooks TO payment_service;
 
 -- What the sandbox signs with where no secret is configured: drawn here, so that every process of an installation has the same.
