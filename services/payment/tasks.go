@@ -146,7 +146,7 @@ func (s *Service) do(ctx context.Context, t task) error {
 		err = s.inTask(ctx, t, "done", "", record)
 	case errors.Is(err, gateway.ErrRefused) || t.Attempts >= maxAttempts[t.Kind]:
 		s.log.ErrorContext(ctx, "a gateway task is given up", "task", t.Kind, "payment_id", p.ID.String(), "attempts", t.Attempts, "error", err)
-		err = s.inTask(ctx, t, "refused", clip(err.Error()), s.refused(t))
+		err = s.inTask(ctx, t, "refused", clip(err.Error()), s.refused(ctx, t))
 	default:
 		s.log.WarnContext(ctx, "a gateway task is put off", "task", t.Kind, "payment_id", p.ID.String(), "attempts", t.Attempts, "error", err)
 		err = s.putOff(ctx, t, err)
@@ -259,12 +259,11 @@ func (s *Service) recordRefund(ctx context.Context, c charge, reference string) 
 }
 
 // refused ends a payment that could not be opened.
-func (s *Service) refused(t task) recorder {
+func (s *Service) refused(ctx context.Context, t task) recorder {
 	return func(tx pgx.Tx, p Payment) error {
 		if t.Kind != taskOpen {
 			return nil
 		}
-		ctx := outbox.WithCausality(context.Background(), t.causality())
 		p, ended, err := move(ctx, tx, p.ID, Preparing, Unavailable, string(contracts.PreparationRefused))
 		if err != nil || !ended {
 			return err
