@@ -137,7 +137,7 @@ GRANT SELECT, INSERT (id, session_id, body, due_at, next_at), UPDATE (attempts, 
 
 -- What the sandbox signs with where no secret is configured: drawn here, so that every process of an installation has the same.
 CREATE TABLE payment.sandbox_secret (
-    only   boolean PRIMARY KEY DEFAULT true CHECK (only),
+    one    boolean PRIMARY KEY DEFAULT true CHECK (one),
     secret bytea   NOT NULL CHECK (octet_length(secret) BETWEEN 24 AND 64)
 );
 INSERT INTO payment.sandbox_secret (secret)
