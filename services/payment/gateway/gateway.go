@@ -11,6 +11,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -88,6 +89,21 @@ type Event struct {
 	Charge   string
 	Amount   contracts.Amount
 	Currency string
+}
+
+// Check is ErrMalformed when the event lacks what it is about, or says it in values that cannot be stored.
+func (e Event) Check() error {
+	switch {
+	case e.Kind == Ignored:
+		return nil
+	case !plainID(e.ID), e.PaymentID == uuid.Nil:
+		return fmt.Errorf("%w: it does not say which payment it is about", ErrMalformed)
+	case e.Kind != Captured:
+		return nil
+	case !plainID(e.Charge), e.Amount <= 0, !e.Amount.Valid(), !contracts.ValidCurrency(e.Currency):
+		return fmt.Errorf("%w: it does not say what was captured", ErrMalformed)
+	}
+	return nil
 }
 
 // Gateway takes money and gives it back.

@@ -201,15 +201,7 @@ func readNotice(id string, body []byte) (Event, error) {
 		return e, nil
 	}
 	e.PaymentID, e.Charge, e.Amount, e.Currency = n.Data.PaymentID, n.Data.Charge, n.Data.Amount, n.Data.Currency
-	if e.PaymentID == uuid.Nil || e.Kind == Captured && !e.complete() {
-		return e, fmt.Errorf("%w: %s lacks what it is about", ErrMalformed, n.Type)
-	}
-	return e, nil
-}
-
-// complete reports whether an Event says what was captured, in values that can be stored.
-func (e Event) complete() bool {
-	return plainID(e.Charge) && e.Amount > 0 && e.Amount.Valid() && contracts.ValidCurrency(e.Currency)
+	return e, e.Check()
 }
 
 // signers are the configured secrets, or that of the database.
