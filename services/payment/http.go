@@ -10,6 +10,7 @@ import (
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/services/internal/web"
+	"github.com/jcp/ticketwave/services/payment/gateway"
 )
 
 // Routes adds payment's API, the endpoint of webhooks, and the sandbox's checkout page.
@@ -17,8 +18,12 @@ func (s *Service) Routes(r *web.Router) {
 	r.Handle(http.MethodGet, "/api/payments", s.getPayments)
 	r.Handle(http.MethodGet, "/api/payments/{id}", s.getPayment)
 	r.Handle(http.MethodPost, WebhookPath("{gateway}"), s.postWebhook)
+	r.Handle(http.MethodGet, ThanksPath, func(w http.ResponseWriter, _ *http.Request) error { return gateway.Thanks(w) })
 	s.sandbox.Routes(r)
 }
+
+// ThanksPath is the page for people who come back from another gateway's.
+const ThanksPath = "/pay/thanks"
 
 // statement is a payment and its money.
 type statement struct {

@@ -86,11 +86,18 @@ func (s *Sandbox) find(r *http.Request) (session, error) {
 }
 
 func show(w http.ResponseWriter, s session) error {
-	v := view{
-		Style:  template.CSS(checkoutStyle), //nolint:gosec // it is embedded
-		Amount: s.Amount.String(), Currency: s.Currency, Until: s.ExpiresAt.UTC().Format("2 January 2006, 15:04:05 UTC"), ID: s.ID.String(),
-	}
+	v := view{Amount: s.Amount.String(), Currency: s.Currency, Until: s.ExpiresAt.UTC().Format("2 January 2006, 15:04:05 UTC"), ID: s.ID.String()}
 	v.Title, v.Sentence, v.Open = words(s)
+	return write(w, v)
+}
+
+// Thanks is the page for people who come back from another gateway's. It knows nothing of how their payment went.
+func Thanks(w http.ResponseWriter) error {
+	return write(w, view{Title: "Thank you", Sentence: "You will get a mail about your booking in a moment."})
+}
+
+func write(w http.ResponseWriter, v view) error {
+	v.Style = template.CSS(checkoutStyle) //nolint:gosec // it is embedded
 	var page bytes.Buffer
 	if err := checkoutPage.Execute(&page, v); err != nil {
 		return fmt.Errorf("make the checkout page: %w", err)
