@@ -69,7 +69,8 @@ type Config struct {
 	Logger *slog.Logger
 	// BaseURL begins the URLs at which payments are made in the sandbox. Default DefaultBaseURL.
 	BaseURL string
-	// WebhookURL is where the sandbox sends its webhooks. Default WebhookPath behind BaseURL.
+	// WebhookURL is where the sandbox sends its webhooks. Default WebhookPath where this process answers, once that is known
+	// (AnswersAt), and until then behind BaseURL.
 	WebhookURL string
 	// SandboxSecrets sign the sandbox's webhooks. Default: a secret in the database.
 	SandboxSecrets gateway.Secrets
@@ -88,6 +89,7 @@ type Service struct {
 	active   gateway.Gateway
 	gateways map[string]gateway.Gateway
 	tasks    loop.Bell
+	calledAt bool // somebody said where webhooks go
 }
 
 // New makes a Service. It touches neither the database nor a gateway.
@@ -105,7 +107,8 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cfg.WebhookURL == "" {
+	calledAt := cfg.WebhookURL != ""
+	if !calledAt {
 		cfg.WebhookURL = base + WebhookPath(gateway.SandboxName)
 	}
 	sandbox, err := gateway.NewSandbox(gateway.SandboxConfig{
@@ -116,13 +119,20 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		pool: cfg.Pool, log: cfg.Logger, sandbox: sandbox, active: sandbox,
-		gateways: map[string]gateway.Gateway{gateway.SandboxName: sandbox}, tasks: loop.NewBell(),
+		gateways: map[string]gateway.Gateway{gateway.SandboxName: sandbox}, tasks: loop.NewBell(), calledAt: calledAt,
 	}
 	if cfg.Gateway != nil {
 		s.active = cfg.Gateway
 		s.gateways[cfg.Gateway.Name()] = cfg.Gateway
 	}
 	return s, nil
+}
+
+// AnswersAt lets the sandbox call this process back, where no other address is configured.
+func (s *Service) AnswersAt(url string) {
+	if !s.calledAt {
+		s.sandbox.DeliverTo(url + WebhookPath(gateway.SandboxName))
+	}
 }
 
 // checkBase takes http and https URLs that a path can be added to.

@@ -4,7 +4,6 @@ package main
 import (
 	"errors"
 	"log/slog"
-	"net"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,8 +23,8 @@ type options struct {
 
 func main() {
 	var o options
-	build := func(common daemon.Options, pool *pgxpool.Pool, log *slog.Logger) (daemon.Service, error) {
-		cfg, err := o.config(common.HTTPAddr)
+	build := func(_ daemon.Options, pool *pgxpool.Pool, log *slog.Logger) (daemon.Service, error) {
+		cfg, err := o.config()
 		if err != nil {
 			return nil, err
 		}
@@ -59,15 +58,14 @@ func isURL(value string) bool { return daemon.IsURL(value, "http", "https") }
 
 func isURLOrNothing(value string) bool { return value == "" || isURL(value) }
 
-// config makes the service's configuration. httpAddr is where this process listens.
-func (o *options) config(httpAddr string) (payment.Config, error) {
+// config makes the service's configuration.
+func (o *options) config() (payment.Config, error) {
 	cfg := payment.Config{BaseURL: o.baseURL, WebhookURL: o.webhookURL}
-	if cfg.WebhookURL == "" {
-		cfg.WebhookURL = here(httpAddr) + payment.WebhookPath(gateway.SandboxName)
-	}
 	if o.gateway == stripe.Name {
 		g, err := o.stripe()
-		cfg.Gateway = g
+		if err == nil {
+			cfg.Gateway = g
+		}
 		return cfg, err
 	}
 	secrets, err := gateway.ParseSecrets(o.secrets)
@@ -85,13 +83,4 @@ func (o *options) stripe() (*stripe.Gateway, error) {
 	}
 	secrets := strings.FieldsFunc(o.secrets, func(r rune) bool { return strings.ContainsRune(", \t\r\n", r) })
 	return stripe.New(stripe.Config{Key: o.stripeKey, URL: o.stripeURL, ReturnURL: returnURL, WebhookSecrets: secrets})
-}
-
-// here is a URL of this process, seen from itself.
-func here(httpAddr string) string {
-	host, port, err := net.SplitHostPort(httpAddr)
-	if err != nil || host == "" || host == "0.0.0.0" || host == "::" {
-		host = "127.0.0.1"
-	}
-	return "http://" + net.JoinHostPort(host, port)
 }

@@ -42,6 +42,12 @@ type Runner interface {
 	Run(ctx context.Context) error
 }
 
+// Addressed is a service that wants to know where it answers, such as one that is called back.
+type Addressed interface {
+	// AnswersAt is told the URL, as seen from this process, before anything runs.
+	AnswersAt(url string)
+}
+
 // batch was as fast as 50 with one and with four partitions, and leaves less to repeat.
 const batch = 20
 
@@ -93,10 +99,22 @@ func Run(ctx context.Context, cfg Config, svc Service) error {
 	router := web.NewRouter(web.Config{Logger: d.cfg.Logger, Observe: d.metrics.request, Admit: d.admit})
 	d.probes(router)
 	svc.Routes(router)
+	if a, ok := svc.(Addressed); ok {
+		a.AnswersAt(ownURL(cfg.Listener.Addr()))
+	}
 	return together(ctx,
 		func(ctx context.Context) error { return d.serve(ctx, router) },
 		func(ctx context.Context) error { return d.work(ctx, svc) },
 	)
+}
+
+// ownURL is the address that this process reaches itself at.
+func ownURL(addr net.Addr) string {
+	host, port, err := net.SplitHostPort(addr.String())
+	if ip := net.ParseIP(host); err != nil || ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
 }
 
 func open(cfg Config, batch int) (*daemon, error) {

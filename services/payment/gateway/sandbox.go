@@ -65,6 +65,7 @@ type Sandbox struct {
 
 	mu      sync.Mutex
 	secrets Secrets // once they are known
+	hook    string
 }
 
 // NewSandbox makes a Sandbox. It touches neither the database nor the network.
@@ -92,7 +93,20 @@ func NewSandbox(cfg SandboxConfig) (*Sandbox, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Sandbox{cfg: cfg, deliver: loop.NewBell(), secrets: cfg.Secrets}, nil
+	return &Sandbox{cfg: cfg, deliver: loop.NewBell(), secrets: cfg.Secrets, hook: cfg.WebhookURL}, nil
+}
+
+// DeliverTo changes where webhooks go.
+func (s *Sandbox) DeliverTo(webhookURL string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hook = webhookURL
+}
+
+func (s *Sandbox) webhookURL() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hook
 }
 
 // Name is SandboxName.

@@ -63,7 +63,7 @@ func (s *Sandbox) Deliver(ctx context.Context) (n int, err error) {
 func (s *Sandbox) post(ctx context.Context, secrets Secrets, d delivery) error {
 	ctx, cancel := context.WithTimeout(ctx, deliveryTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.cfg.WebhookURL, strings.NewReader(d.Body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.webhookURL(), strings.NewReader(d.Body))
 	if err != nil {
 		return err
 	}
