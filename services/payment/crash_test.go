@@ -2,6 +2,7 @@ package payment_test
 
 import (
 	"context"
+	"flag"
 	"net/http"
 	"runtime"
 	"strings"
@@ -339,11 +340,26 @@ func TestAnyLife(t *testing.T) {
 	})
 	home := newTill(t, nil)
 	steps := []string{"prepare", "cancel", "refund", "expire", "deliver", "quietpay", "late", "quietdecline", "again", "die", "restart"}
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		if err := checks.Value.Set("30"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	rapid.Check(t, func(r *rapid.T) {
+		if t.Failed() {
+			r.FailNow()
+		}
 		x := rapid.SampledFrom([]*till{x, home}).Draw(r, "till")
 		booking := uuid.New()
 		requests := 0
+		var story []string
+		defer func() {
+			if t.Failed() {
+				t.Logf("after %v", story)
+			}
+		}()
 		for _, step := range rapid.SliceOfN(rapid.SampledFrom(steps), 1, 12).Draw(r, "steps") {
+			story = append(story, step)
 			status := x.status(t, booking)
 			opened := scalar[bool](t, x, `SELECT EXISTS (SELECT FROM payment.payments WHERE booking_id = $1 AND url IS NOT NULL)`, booking)
 			switch {
