@@ -1,7 +1,6 @@
 package saga
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,14 +19,43 @@ import (
 // next is Next, or a mutant.
 type next func(d Definition, i Instance, e Event) (Instance, []Command, error)
 
-// world is one state of everything.
+// world is one state of everything. It is small, for there are millions.
 type world struct {
-	instance Instance
-	catalog  string   // "", held, refused, released, sold
-	payment  string   // "", prepared, impossible, completed, failed, expired, cancelled, refunded
-	booking  Answer   // what it decided
-	network  []Answer // sorted; what is under way, to whomever
-	copies   int      // how many more deliveries may be repeated
+	instance int32  // number of an instance
+	network  uint64 // which messages are under way, to whomever; two that are the same are not told apart
+	copies   uint8  // how many more deliveries may be repeated
+	catalog  seats
+	payment  money
+	booking  uint8 // number of the answer that it decided on; 0 for none
+}
+
+type seats uint8
+
+const (
+	untouched seats = iota
+	held
+	refused
+	released
+	sold
+)
+
+type money uint8
+
+const (
+	nothing money = iota
+	prepared
+	impossible
+	completed
+	failed
+	expired
+	cancelled
+	refunded
+)
+
+// ended is what a payment says that is asked for its end.
+var ended = map[money]string{
+	impossible: contracts.TypePaymentPreparationFailed, completed: contracts.TypePaymentCompleted, failed: contracts.TypePaymentFailed,
+	expired: contracts.TypePaymentExpired, cancelled: contracts.TypePaymentCancelled, refunded: contracts.TypePaymentRefunded,
 }
 
 var (
@@ -35,56 +63,111 @@ var (
 	future = past.Add(time.Hour)
 )
 
-// key is the same for worlds that behave the same.
-func (w *world) key() string {
-	var b strings.Builder
-	i := w.instance
-	fmt.Fprint(&b, w.catalog, "|", w.payment, "|", w.booking, w.copies, "|", i.Phase, i.Outcome, i.Verdict, i.Reason, i.PaymentID != "", "|")
+// explorer knows instances and messages by number, and what Next said before.
+type explorer struct {
+	next      next
+	d         Definition
+	instances []Instance
+	numbers   map[string]int32
+	answers   []Answer
+	bits      map[Answer]uint8
+	before    map[question]*reply
+}
+
+type question struct {
+	instance int32
+	typ      Answer
+	late     string // the step whose time is up
+}
+
+type reply struct {
+	instance int32
+	sent     []Answer
+	err      error
+}
+
+func newExplorer(n next, d Definition) *explorer {
+	return &explorer{next: n, d: d, numbers: map[string]int32{}, answers: []Answer{{}}, bits: map[Answer]uint8{}, before: map[question]*reply{}}
+}
+
+// bit is the number of a message, from 1.
+func (x *explorer) bit(a Answer) uint8 {
+	n, known := x.bits[a]
+	if !known {
+		n = uint8(len(x.answers))
+		x.bits[a], x.answers = n, append(x.answers, a)
+	}
+	return n
+}
+
+// send adds to what is under way.
+func (x *explorer) send(w *world, a Answer) { w.network |= 1 << x.bit(a) }
+
+// number is the same for instances that behave the same: deadlines are not told apart, for any may pass at any time.
+func (x *explorer) number(i Instance) int32 {
+	for name, p := range i.Steps {
+		if p.Due != nil {
+			p.Due = &future
+			i.Steps[name] = p
+		}
+	}
+	key := fmt.Sprint(i.Phase, i.Outcome, i.Verdict, i.Reason, i.PaymentID)
 	for _, name := range slices.Sorted(maps.Keys(i.Steps)) {
 		p := i.Steps[name]
-		fmt.Fprint(&b, name, p.Forward, p.Seen, p.Back, p.Outcome, p.Tries, p.Due != nil, ";")
+		key += fmt.Sprint(";", name, p.Forward, "|", p.Back, p.Seen, p.Outcome, p.Tries, p.Due != nil)
 	}
-	for _, a := range w.network {
-		b.WriteString(a.Type[len(contracts.TypePrefix):])
-		b.WriteString(a.Told)
-		b.WriteByte(';')
+	n, known := x.numbers[key]
+	if !known {
+		n = int32(len(x.instances))
+		x.numbers[key], x.instances = n, append(x.instances, i)
 	}
-	return b.String()
-}
-
-func (w *world) send(a Answer) {
-	at, _ := slices.BinarySearchFunc(w.network, a, compare)
-	w.network = slices.Insert(slices.Clone(w.network), at, a)
-}
-
-func compare(a, b Answer) int {
-	return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Told, b.Told))
+	return n
 }
 
 // tell gives the coordinator an event, and sends what it asks for.
-func (w *world) tell(n next, d Definition, e Event) error {
-	e.At = past
-	changed, commands, err := n(d, w.instance, e)
-	if err != nil {
-		return err
+func (x *explorer) tell(w *world, q question) error {
+	q.instance = w.instance
+	r, known := x.before[q]
+	if !known {
+		r = x.ask(q)
+		x.before[q] = r
 	}
-	for name, p := range changed.Steps {
-		if p.Due != nil {
-			p.Due = &future
-			changed.Steps[name] = p
-		}
+	if r.err != nil {
+		return r.err
 	}
-	w.instance = changed
-	for _, c := range commands {
-		told := ""
-		if c.Type == contracts.TypeSettleBooking {
-			told = string(changed.Outcome)
-		}
-		if c.Type != contracts.TypeSendBookingNotification {
-			w.send(Answer{c.Type, told})
-		}
+	w.instance = r.instance
+	for _, a := range r.sent {
+		x.send(w, a)
 	}
 	return nil
+}
+
+func (x *explorer) ask(q question) *reply {
+	i, e := x.instances[q.instance], Event{Answer: q.typ, At: past}
+	if q.late != "" {
+		i.Steps = maps.Clone(i.Steps)
+		p := i.Steps[q.late]
+		p.Due = &past
+		i.Steps[q.late] = p
+	}
+	if strings.HasPrefix(e.Type, "ticketwave.payment.") && e.Type != contracts.TypePaymentCancelled && e.Type != contracts.TypePaymentPreparationFailed {
+		e.PaymentID = "payment"
+	}
+	changed, commands, err := x.next(x.d, i, e)
+	if err != nil {
+		return &reply{err: err}
+	}
+	r := &reply{instance: x.number(changed)}
+	for _, c := range commands {
+		switch c.Type {
+		case contracts.TypeSendBookingNotification:
+		case contracts.TypeSettleBooking:
+			r.sent = append(r.sent, Answer{c.Type, string(changed.Outcome)})
+		default:
+			r.sent = append(r.sent, Answer{Type: c.Type})
+		}
+	}
+	return r
 }
 
 // move is one thing that may happen. Those that are extra need not.
@@ -96,65 +179,61 @@ type move struct {
 }
 
 // moves are all that may happen now.
-func (w *world) moves(n next, d Definition) (all []move) {
-	for i, a := range w.network {
-		if i > 0 && w.network[i-1] == a {
+func (x *explorer) moves(w world) (all []move) {
+	for n := uint8(1); int(n) < len(x.answers); n++ {
+		if w.network&(1<<n) == 0 {
 			continue
 		}
-		once := *w
-		once.network = slices.Delete(slices.Clone(w.network), i, i+1)
-		all = append(all, once.deliver(n, d, a, "", false)...)
+		once, again := w, w
+		once.network &^= 1 << n
+		all = append(all, x.deliver(once, x.answers[n])...)
 		if w.copies > 0 {
-			again := *w
 			again.copies--
-			all = append(all, again.deliver(n, d, a, "again ", true)...)
+			repeated := x.deliver(again, x.answers[n])
+			for i := range repeated {
+				repeated[i].name, repeated[i].extra = "again "+repeated[i].name, true
+			}
+			all = append(all, repeated...)
 		}
 	}
-	for name, p := range w.instance.Steps {
+	for name, p := range x.instances[w.instance].Steps {
 		if p.Due != nil {
-			late := *w
-			late.instance.Steps = maps.Clone(w.instance.Steps)
-			p.Due = &past
-			late.instance.Steps[name] = p
-			err := late.tell(n, d, Event{Answer: Answer{Type: Timeout}})
+			late := w
+			err := x.tell(&late, question{typ: Answer{Type: Timeout}, late: name})
 			all = append(all, move{"timeout of " + name, false, late, err})
 		}
 	}
-	all = append(all, w.outside()...)
+	all = append(all, x.outside(w)...)
 	for _, operator := range []string{Resume, GiveUp} {
-		asked := *w
-		err := asked.tell(n, d, Event{Answer: Answer{Type: operator}})
-		if errors.Is(err, ErrNotStuck) || errors.Is(err, ErrTooLate) {
-			continue
+		asked := w
+		if err := x.tell(&asked, question{typ: Answer{Type: operator}}); !errors.Is(err, ErrNotStuck) && !errors.Is(err, ErrTooLate) {
+			all = append(all, move{operator, true, asked, err})
 		}
-		all = append(all, move{operator, true, asked, err})
 	}
 	return all
 }
 
-// outside is what users and clocks do to participants.
-func (w *world) outside() (all []move) {
-	act := func(name string, do func(*world)) {
-		then := *w
-		do(&then)
-		all = append(all, move{name, true, then, nil})
-	}
-	pay := func(state, told string) func(*world) {
-		return func(w *world) { w.payment = state; w.send(Answer{Type: told}) }
+// outside is what users and clocks do to participants. Only a payment's expiry comes by itself.
+func (x *explorer) outside(w world) (all []move) {
+	pay := func(name string, extra bool, state money, told string) {
+		then := w
+		then.payment = state
+		x.send(&then, Answer{Type: told})
+		all = append(all, move{name, extra, then, nil})
 	}
 	switch w.payment {
-	case "prepared":
-		act("pay", pay("completed", contracts.TypePaymentCompleted))
-		act("decline", pay("failed", contracts.TypePaymentFailed))
-		act("expire", pay("expired", contracts.TypePaymentExpired))
-		all[len(all)-1].extra = false // the one that comes by itself
-	case "expired", "cancelled", "failed":
-		act("pay late", pay("refunded", contracts.TypePaymentRefunded))
+	case prepared:
+		pay("pay", true, completed, contracts.TypePaymentCompleted)
+		pay("decline", true, failed, contracts.TypePaymentFailed)
+		pay("expire", false, expired, contracts.TypePaymentExpired)
+	case expired, cancelled, failed:
+		pay("pay late", true, refunded, contracts.TypePaymentRefunded)
 	}
-	if w.booking.Type == "" {
-		for _, told := range []string{contracts.TypeBookingCancelled, contracts.TypeBookingExpired} {
-			act("booking decides "+told, func(w *world) { w.booking = Answer{Type: told}; w.send(w.booking) })
-		}
+	if w.booking == 0 {
+		then, told := w, Answer{Type: contracts.TypeBookingCancelled}
+		then.booking = x.bit(told)
+		x.send(&then, told)
+		all = append(all, move{"the user cancels", true, then, nil})
 	}
 	return all
 }
@@ -162,88 +241,70 @@ func (w *world) outside() (all []move) {
 var errForbidden = errors.New("a participant was asked for what must not be")
 
 // deliver gives a message to its receiver.
-func (w *world) deliver(n next, d Definition, a Answer, prefix string, extra bool) (all []move) {
-	answer := func(name string, do func(*world), told string) {
-		then := *w
-		do(&then)
-		then.send(Answer{Type: told})
-		all = append(all, move{prefix + name, extra, then, nil})
+func (x *explorer) deliver(w world, a Answer) (all []move) {
+	answer := func(name string, then world, told Answer) {
+		x.send(&then, told)
+		all = append(all, move{name, false, then, nil})
 	}
-	same := func(*world) {}
-	forbid := func() { all = append(all, move{prefix + a.Type, extra, *w, errForbidden}) }
+	forbid := func() { all = append(all, move{a.Type, false, w, errForbidden}) }
+	hold := func(state seats) (then world) { then = w; then.catalog = state; return then }
+	pay := func(state money) (then world) { then = w; then.payment = state; return then }
+	soldOut := Answer{contracts.TypeInventoryUpdateRejected, string(contracts.RejectSoldOut)}
 	switch a.Type {
 	case contracts.TypeUpdateEventInventory:
 		switch w.catalog {
-		case "":
-			answer("hold", func(w *world) { w.catalog = "held" }, contracts.TypeInventoryUpdated)
-			then := *w
-			then.catalog = "refused"
-			then.send(Answer{contracts.TypeInventoryUpdateRejected, "sold_out"})
-			all = append(all, move{prefix + "sold out", extra, then, nil})
-		case "held", "sold":
-			answer("held before", same, contracts.TypeInventoryUpdated)
-		case "refused":
-			then := *w
-			then.send(Answer{contracts.TypeInventoryUpdateRejected, "sold_out"})
-			all = append(all, move{prefix + "sold out before", extra, then, nil})
-		case "released":
-			answer("released before", same, contracts.TypeInventoryReleased)
+		case untouched:
+			answer("hold", hold(held), Answer{Type: contracts.TypeInventoryUpdated})
+			answer("sold out", hold(refused), soldOut)
+		case held, sold:
+			answer("held before", w, Answer{Type: contracts.TypeInventoryUpdated})
+		case refused:
+			answer("sold out before", w, soldOut)
+		case released:
+			answer("released before", w, Answer{Type: contracts.TypeInventoryReleased})
 		}
 	case contracts.TypeReleaseEventInventory:
-		if w.catalog == "sold" {
+		if w.catalog == sold {
 			forbid()
 			break
 		}
-		answer("release", func(w *world) { w.catalog = "released" }, contracts.TypeInventoryReleased)
+		answer("release", hold(released), Answer{Type: contracts.TypeInventoryReleased})
 	case contracts.TypeCommitEventInventory:
-		if w.catalog != "held" && w.catalog != "sold" {
+		if w.catalog != held && w.catalog != sold {
 			forbid()
 			break
 		}
-		answer("sell", func(w *world) { w.catalog = "sold" }, contracts.TypeInventoryCommitted)
+		answer("sell", hold(sold), Answer{Type: contracts.TypeInventoryCommitted})
 	case contracts.TypePreparePaymentData:
 		switch w.payment {
-		case "":
-			answer("prepare", func(w *world) { w.payment = "prepared" }, contracts.TypePaymentDataPrepared)
-			answer("cannot prepare", func(w *world) { w.payment = "impossible" }, contracts.TypePaymentPreparationFailed)
-		case "impossible":
-			answer("impossible before", same, contracts.TypePaymentPreparationFailed)
-		case "cancelled":
-			answer("cancelled before", same, contracts.TypePaymentCancelled)
+		case nothing:
+			answer("prepare", pay(prepared), Answer{Type: contracts.TypePaymentDataPrepared})
+			answer("cannot prepare", pay(impossible), Answer{Type: contracts.TypePaymentPreparationFailed})
+		case impossible, cancelled:
+			answer("ended before", w, Answer{Type: ended[w.payment]})
 		default:
-			answer("prepared before", same, contracts.TypePaymentDataPrepared)
+			answer("prepared before", w, Answer{Type: contracts.TypePaymentDataPrepared})
 		}
 	case contracts.TypeCancelPayment:
-		if w.payment == "" || w.payment == "prepared" {
-			answer("cancel", func(w *world) { w.payment = "cancelled" }, contracts.TypePaymentCancelled)
+		if w.payment == nothing || w.payment == prepared {
+			answer("cancel", pay(cancelled), Answer{Type: contracts.TypePaymentCancelled})
 			break
 		}
-		answer("ended before", same, map[string]string{
-			"impossible": contracts.TypePaymentPreparationFailed, "completed": contracts.TypePaymentCompleted,
-			"failed": contracts.TypePaymentFailed, "expired": contracts.TypePaymentExpired,
-			"cancelled": contracts.TypePaymentCancelled, "refunded": contracts.TypePaymentRefunded,
-		}[w.payment])
+		answer("ended before", w, Answer{Type: ended[w.payment]})
 	case contracts.TypeRefundPayment:
-		if w.payment != "completed" && w.payment != "refunded" {
+		if w.payment != completed && w.payment != refunded {
 			forbid()
 			break
 		}
-		answer("refund", func(w *world) { w.payment = "refunded" }, contracts.TypePaymentRefunded)
+		answer("refund", pay(refunded), Answer{Type: contracts.TypePaymentRefunded})
 	case contracts.TypeSettleBooking:
-		then := *w
-		if then.booking.Type == "" {
-			then.booking = verdict(contracts.SagaOutcome(a.Told))
+		if w.booking == 0 {
+			w.booking = x.bit(verdict(contracts.SagaOutcome(a.Told)))
 		}
-		then.send(then.booking)
-		all = append(all, move{prefix + "settle " + a.Told, extra, then, nil})
-	default: // an answer
-		then := *w
-		e := Event{Answer: a}
-		if strings.HasPrefix(a.Type, "ticketwave.payment.") && a.Type != contracts.TypePaymentCancelled && a.Type != contracts.TypePaymentPreparationFailed {
-			e.PaymentID = "payment"
-		}
-		err := then.tell(n, d, e)
-		all = append(all, move{prefix + "hear " + a.Type + " " + a.Told, extra, then, err})
+		answer("settle "+a.Told, w, x.answers[w.booking])
+	default:
+		err := x.tell(&w, question{typ: a})
+		all = append(all, move{"hear " + a.Type + " " + a.Told, false, w, err})
 	}
 	return all
 }
@@ -262,22 +323,24 @@ func verdict(outcome contracts.SagaOutcome) Answer {
 }
 
 // wrong says what must never be, or is empty.
-func (w *world) wrong() string {
-	switch {
-	case w.instance.Phase == Committed && (w.booking.Type != contracts.TypeBookingConfirmed || w.catalog != "sold" || w.payment != "completed"):
-		return "committed, but not everything is"
-	case w.instance.Phase == Compensated && w.booking.Type == contracts.TypeBookingConfirmed:
-		return "compensated, but the booking is confirmed"
-	case w.instance.Phase == Compensated && (w.catalog == "held" || w.catalog == "sold"):
-		return "compensated, but seats are " + w.catalog
-	case w.instance.Phase == Compensated && w.payment == "completed" && !w.underWay(contracts.TypePaymentCompleted):
-		return "compensated, but the money is kept"
+func (x *explorer) wrong(w world) string {
+	confirmed := x.answers[w.booking].Type == contracts.TypeBookingConfirmed
+	switch x.instances[w.instance].Phase {
+	case Committed:
+		if !confirmed || w.catalog != sold || w.payment != completed {
+			return "committed, but not everything is"
+		}
+	case Compensated:
+		switch {
+		case confirmed || w.booking == 0:
+			return "compensated, but the booking is not decided so"
+		case w.catalog == held || w.catalog == sold:
+			return "compensated, but seats are not free"
+		case w.payment == completed && w.network&(1<<x.bit(Answer{Type: contracts.TypePaymentCompleted})) == 0:
+			return "compensated, but the money is kept"
+		}
 	}
 	return ""
-}
-
-func (w *world) underWay(typ string) bool {
-	return slices.ContainsFunc(w.network, func(a Answer) bool { return a.Type == typ })
 }
 
 // result is what an exploration found.
@@ -286,21 +349,32 @@ type result struct {
 	fault        string // the first one, with the way that leads to it
 }
 
-// explore visits every world that can be reached. Its fault is a wrong world, one from which nothing leads to an end
-// unless something happens that need not, a world where all is quiet before the end, or a way that never ends.
-func explore(n next, d Definition, copies int) result {
-	start := world{copies: copies, instance: Instance{Booking: contracts.BookingCreated{BookingID: "b", ExpiresAt: past}}}
-	if err := start.tell(n, d, Event{Answer: Answer{Type: Begin}}); err != nil {
+// maxStates bounds what an exploration takes of memory.
+const maxStates = 5_000_000
+
+// node is a world that was reached.
+type node struct {
+	world world
+	from  int32
+	by    string
+}
+
+// explore visits every world that can be reached. Its fault is a wrong world, one in which all is quiet before the end, or a
+// way that goes on for ever: without these every way comes to an end, whatever happens that need not.
+func explore(n next, d Definition, copies uint8) (r result) {
+	x := newExplorer(n, d)
+	begun, commands, err := n(d, Instance{Booking: contracts.BookingCreated{BookingID: "b", ExpiresAt: past}}, Event{Answer: Answer{Type: Begin}, At: past})
+	if err != nil {
 		return result{fault: err.Error()}
 	}
-	type node struct {
-		from  int
-		by    string
-		needs []int32 // by moves that are not extra
-		end   bool
+	start := world{copies: copies, instance: x.number(begun)}
+	for _, c := range commands {
+		if c.Type != contracts.TypeSendBookingNotification {
+			x.send(&start, Answer{Type: c.Type})
+		}
 	}
-	nodes, known := []node{{from: -1}}, map[string]int32{start.key(): 0}
-	way := func(at int, last string) string {
+	nodes, known := []node{{world: start}}, map[world]int32{start: 0}
+	way := func(at int32, last string) string {
 		steps := []string{last}
 		for ; at > 0; at = nodes[at].from {
 			steps = append(steps, nodes[at].by)
@@ -308,66 +382,73 @@ func explore(n next, d Definition, copies int) result {
 		slices.Reverse(steps)
 		return strings.Join(steps, "\n  ")
 	}
-	var r result
-	worlds := []world{start}
-	for at := 0; at < len(worlds); at++ {
-		w := worlds[at]
-		worlds[at] = world{}
-		nodes[at].end = w.instance.Phase.Ended()
-		if nodes[at].end {
-			r.ends++
+	var from, to []int32 // the moves that are not extra
+	for at := int32(0); int(at) < len(nodes); at++ {
+		w := nodes[at].world
+		if r.states = len(nodes); r.states > maxStates {
+			r.fault = "too many states"
+			return r
 		}
-		if wrong := w.wrong(); wrong != "" {
-			return result{states: at, fault: way(at, wrong)}
+		if r.fault = x.wrong(w); r.fault != "" {
+			r.fault = way(at, r.fault)
+			return r
 		}
-		for _, m := range w.moves(n, d) {
+		goesOn := false
+		for _, m := range x.moves(w) {
 			if m.err != nil {
-				return result{states: at, fault: way(at, m.name+": "+m.err.Error())}
+				r.fault = way(at, m.name+": "+m.err.Error())
+				return r
 			}
-			key := m.to.key()
-			to, seen := known[key]
+			there, seen := known[m.to]
 			if !seen {
-				to = int32(len(nodes))
-				known[key] = to
-				nodes = append(nodes, node{from: at, by: m.name})
-				worlds = append(worlds, m.to)
+				there = int32(len(nodes))
+				known[m.to] = there
+				nodes = append(nodes, node{m.to, at, m.name})
 			}
-			if !m.extra && int(to) != at {
-				nodes[at].needs = append(nodes[at].needs, to)
-			}
-		}
-		if len(nodes[at].needs) == 0 && !nodes[at].end {
-			return result{states: at, fault: way(at, fmt.Sprintf("all is quiet in phase %s, stuck %q", w.instance.Phase, w.instance.Stuck()))}
-		}
-	}
-	r.states = len(nodes)
-	// Without cycles, and with no quiet world but ends, every way that goes on comes to an end.
-	left := make([]int32, len(nodes))
-	for _, v := range nodes {
-		for _, to := range v.needs {
-			left[to]++
-		}
-	}
-	var free []int32
-	for at, n := range left {
-		if n == 0 {
-			free = append(free, int32(at))
-		}
-	}
-	sorted := 0
-	for ; len(free) > 0; sorted++ {
-		v := free[len(free)-1]
-		free = free[:len(free)-1]
-		for _, to := range nodes[v].needs {
-			if left[to]--; left[to] == 0 {
-				free = append(free, to)
+			if !m.extra {
+				from, to, goesOn = append(from, at), append(to, there), true
 			}
 		}
+		if i := x.instances[w.instance]; i.Phase.Ended() {
+			r.ends++
+		} else if !goesOn {
+			r.fault = way(at, fmt.Sprintf("all is quiet in phase %s, stuck %q", i.Phase, i.Stuck()))
+			return r
+		}
 	}
-	if sorted < len(nodes) {
-		r.fault = fmt.Sprintf("%d of %d worlds are in cycles, or behind them", len(nodes)-sorted, len(nodes))
+	if cyclic(len(nodes), from, to) {
+		r.fault = "there are ways that never end"
 	}
 	return r
+}
+
+// cyclic sorts the graph topologically.
+func cyclic(nodes int, from, to []int32) bool {
+	first, before := make([]int32, nodes+1), make([]int32, nodes)
+	for e := range from {
+		first[from[e]+1]++
+		before[to[e]]++
+	}
+	for n := range nodes {
+		first[n+1] += first[n]
+	}
+	var free []int32
+	for n := range before {
+		if before[n] == 0 {
+			free = append(free, int32(n))
+		}
+	}
+	sorted := 0 // from is in order, so that the moves of n are first[n] up to first[n+1]
+	for ; len(free) > 0; sorted++ {
+		n := free[len(free)-1]
+		free = free[:len(free)-1]
+		for _, next := range to[first[n]:first[n+1]] {
+			if before[next]--; before[next] == 0 {
+				free = append(free, next)
+			}
+		}
+	}
+	return sorted < nodes
 }
 
 // patient bounds the definition's repetitions, so that there are finitely many worlds, and not too many.
@@ -382,16 +463,115 @@ func patient(d Definition, retries int) Definition {
 	return d
 }
 
+// bound is how far the model goes in one exploration.
+type bound struct {
+	retries int
+	copies  uint8
+}
+
+// bounds that take seconds; those of model_full_test.go take minutes under the race detector.
+var bounds = []bound{{0, 0}}
+
 func TestModel(t *testing.T) {
 	t.Parallel()
 	for _, d := range Definitions() {
-		for _, c := range []struct{ retries, copies int }{{0, 0}, {0, 1}, {1, 0}} {
+		for _, b := range bounds {
 			begin := time.Now()
-			r := explore(Next, patient(d, c.retries), c.copies)
-			t.Logf("version %d, %d retries, %d copies: %d states, %d ends, %s", d.Version, c.retries, c.copies, r.states, r.ends, time.Since(begin))
+			r := explore(Next, patient(d, b.retries), b.copies)
+			t.Logf("version %d with %+v: %d states, %d ends, %s", d.Version, b, r.states, r.ends, time.Since(begin).Round(time.Millisecond))
 			if r.fault != "" {
-				t.Errorf("version %d, %d retries, %d copies:\n  %s", d.Version, c.retries, c.copies, r.fault)
+				t.Errorf("version %d with %+v:\n  %s", d.Version, b, r.fault)
 			}
 		}
+	}
+}
+
+// mutants are processes and coordinators with one fault each, which the model must find.
+var mutants = map[string]struct {
+	change func(d *Definition)
+	next   next
+}{
+	"tickets are never given back":     {change: func(d *Definition) { d.Steps[0].Undo = "" }},
+	"a payment is never cancelled":     {change: func(d *Definition) { d.Steps[2].Undo = "" }},
+	"money is never given back":        {change: func(d *Definition) { d.Steps[3].Undo = "" }},
+	"nobody waits for the money":       {change: func(d *Definition) { d.Steps = d.Steps[:3] }},
+	"nothing is sold":                  {change: func(d *Definition) { d.Finish = nil }},
+	"a hold is taken for a release":    {change: func(d *Definition) { d.Steps[0].Over = append(d.Steps[0].Over, contracts.TypeInventoryUpdated) }},
+	"a capture does not end a payment": {change: func(d *Definition) { d.Steps[2].Over = d.Steps[2].Over[:2] }},
+	"a refund is not heard":            {change: func(d *Definition) { d.Steps[3].Over = nil }},
+	"an expired booking is kept":       {change: func(d *Definition) { d.Decision.Commit = contracts.TypeBookingExpired }},
+	"a cancelled booking is not heard": {change: func(d *Definition) {
+		d.Decision.Undo = maps.Clone(d.Decision.Undo)
+		delete(d.Decision.Undo, Answer{Type: contracts.TypeBookingCancelled})
+	}},
+	"a missing decision is taken for no": {change: func(d *Definition) { d.Decision.Wait.Otherwise = contracts.OutcomeExpired }},
+	"what is late is not heard": {next: func(d Definition, i Instance, e Event) (Instance, []Command, error) {
+		if e.Type == contracts.TypePaymentCompleted && i.Phase == Compensating {
+			return i, nil, nil
+		}
+		return Next(d, i, e)
+	}},
+	"what is stuck hears nothing": {next: func(d Definition, i Instance, e Event) (Instance, []Command, error) {
+		if i.Stuck() != "" && e.Type != Resume {
+			return i, nil, nil
+		}
+		return Next(d, i, e)
+	}},
+	"a request is lost": {next: func(d Definition, i Instance, e Event) (Instance, []Command, error) {
+		i, commands, err := Next(d, i, e)
+		return i, slices.DeleteFunc(commands, func(c Command) bool { return c.Type == contracts.TypeReleaseEventInventory }), err
+	}},
+	"repetitions never end": {next: func(d Definition, i Instance, e Event) (Instance, []Command, error) {
+		i, commands, err := Next(patient(d, 1), i, e)
+		for name, p := range i.Steps {
+			p.Tries = min(p.Tries, 1)
+			i.Steps[name] = p
+		}
+		return i, commands, err
+	}},
+	"sold before it is decided": {next: func(d Definition, i Instance, e Event) (Instance, []Command, error) {
+		i, commands, err := Next(d, i, e)
+		if i.Outcome == contracts.OutcomeConfirmed && i.Verdict.Type == "" && i.Phase == Settling {
+			commands = append(commands, Command{Step: "sale", Type: contracts.TypeCommitEventInventory})
+		}
+		return i, commands, err
+	}},
+	"undone before it is decided": {next: func(d Definition, i Instance, e Event) (Instance, []Command, error) {
+		i, commands, err := Next(d, i, e)
+		if i.Outcome != contracts.OutcomeConfirmed && i.Phase == Settling {
+			i.Phase = Compensating
+		}
+		return i, commands, err
+	}},
+	"the first refusal is enough": {next: func(d Definition, i Instance, e Event) (Instance, []Command, error) {
+		i, commands, err := Next(d, i, e)
+		if p := i.Steps["tickets"]; p.Forward == Refused && len(commands) > 0 && commands[0].Type == contracts.TypeCancelPayment {
+			p := i.Steps["payment"]
+			p.Back, i.Phase = Done, Compensated
+			i.Steps["payment"] = p
+			commands = nil
+		}
+		return i, commands, err
+	}},
+}
+
+func TestTheModelFindsMutants(t *testing.T) {
+	t.Parallel()
+	for name, m := range mutants {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := patient(first, 0)
+			if m.change != nil {
+				m.change(&d)
+			}
+			if m.next == nil {
+				m.next = Next
+			}
+			r := explore(m.next, d, 0)
+			if r.fault == "" || r.fault == "too many states" {
+				t.Fatalf("the fault is not found in %d states: %s", r.states, r.fault)
+			}
+			t.Logf("found after %d states:\n  %s", r.states, r.fault)
+		})
 	}
 }
