@@ -35,6 +35,13 @@ type OneByOner interface {
 	OneByOne() bool
 }
 
+// Runner is a service with work of its own beside messages and requests, such as deadlines.
+type Runner interface {
+	// Run works until ctx ends, and then returns nil. It begins when the schema is known to be new enough, and may then find the
+	// database away at any time.
+	Run(ctx context.Context) error
+}
+
 // batch was as fast as 50 with one and with four partitions, and leaves less to repeat.
 const batch = 20
 
@@ -88,7 +95,7 @@ func Run(ctx context.Context, cfg Config, svc Service) error {
 	svc.Routes(router)
 	return together(ctx,
 		func(ctx context.Context) error { return d.serve(ctx, router) },
-		d.consume,
+		func(ctx context.Context) error { return d.work(ctx, svc) },
 	)
 }
 
@@ -151,11 +158,20 @@ func (d *daemon) serve(ctx context.Context, handler http.Handler) error {
 	return nil
 }
 
-// consume waits for the database and handles messages until ctx ends.
-func (d *daemon) consume(ctx context.Context) error {
+// work waits for the database, and then handles messages and lets the service do work of its own until ctx ends.
+func (d *daemon) work(ctx context.Context, svc Service) error {
 	if err := d.awaitSchema(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	loops := []func(context.Context) error{d.consume}
+	if r, ok := svc.(Runner); ok {
+		loops = append(loops, r.Run)
+	}
+	return together(ctx, loops...)
+}
+
+// consume handles messages until ctx ends.
+func (d *daemon) consume(ctx context.Context) error {
 	var keeping sync.WaitGroup
 	defer keeping.Wait()
 	ctx, stop := context.WithCancel(ctx)
