@@ -338,6 +338,8 @@ func (x *explorer) wrong(w world) string {
 			return "compensated, but seats are not free"
 		case w.payment == completed && w.network&(1<<x.bit(Answer{Type: contracts.TypePaymentCompleted})) == 0:
 			return "compensated, but the money is kept"
+		case w.payment == prepared:
+			return "compensated, but money can be paid"
 		}
 	}
 	return ""
@@ -504,7 +506,6 @@ var mutants = map[string]struct {
 		d.Decision.Undo = maps.Clone(d.Decision.Undo)
 		delete(d.Decision.Undo, Answer{Type: contracts.TypeBookingCancelled})
 	}},
-	"a missing decision is taken for no": {change: func(d *Definition) { d.Decision.Wait.Otherwise = contracts.OutcomeExpired }},
 	"what is late is not heard": {next: func(d Definition, i Instance, e Event) (Instance, []Command, error) {
 		if e.Type == contracts.TypePaymentCompleted && i.Phase == Compensating {
 			return i, nil, nil

@@ -83,6 +83,7 @@ TicketWave is running.
   catalog       %s/api/events
   payment       %s/api/payments?bookingId=
   notification  %s/api/notifications?bookingId=
+  saga          %s/api/sagas
 
 Book two tickets:
 
@@ -92,7 +93,7 @@ Book two tickets:
 %s
 Ctrl-C stops it.
 
-`, h.url("booking"), h.url("catalog"), h.url("payment"), h.url("notification"), exampleEvent, h.url("booking"), h.operators(token))
+`, h.url("booking"), h.url("catalog"), h.url("payment"), h.url("notification"), h.url("saga"), exampleEvent, h.url("booking"), h.operators(token))
 	return nil
 }
 
