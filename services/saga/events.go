@@ -51,51 +51,81 @@ var requests = map[string]func(i Instance, at time.Time) outbox.Event{
 	},
 }
 
-// listen adds the handlers.
-func (s *Service) listen(c *inbox.Consumer) {
+// Handlers says what the coordinator listens to.
+func (s *Service) Handlers(c *inbox.Consumer) {
 	inbox.HandleAll(c, contracts.TypeBookingCreated, s.OnBookingCreated)
-	answer(c, s, func(e contracts.InventoryUpdated) (told, payment string) { return string(e.UpdateType), "" })
-	answer(c, s, func(e contracts.InventoryUpdateRejected) (told, payment string) { return string(e.Reason), "" })
-	answer(c, s, func(contracts.InventoryReleased) (told, payment string) { return "", "" })
-	answer(c, s, func(contracts.InventoryCommitted) (told, payment string) { return "", "" })
-	answer(c, s, func(e contracts.PaymentDataPrepared) (told, payment string) { return "", e.PaymentID })
-	answer(c, s, func(e contracts.PaymentPreparationFailed) (told, payment string) { return string(e.Reason), "" })
-	answer(c, s, func(e contracts.PaymentCompleted) (told, payment string) { return "", e.PaymentID })
-	answer(c, s, func(e contracts.PaymentFailed) (told, payment string) { return string(e.Reason), e.PaymentID })
-	answer(c, s, func(e contracts.PaymentExpired) (told, payment string) { return "", e.PaymentID })
-	answer(c, s, func(contracts.PaymentCancelled) (told, payment string) { return "", "" })
-	answer(c, s, func(e contracts.PaymentRefunded) (told, payment string) { return "", e.PaymentID })
-	answer(c, s, func(contracts.BookingConfirmed) (told, payment string) { return "", "" })
-	answer(c, s, func(e contracts.BookingRejected) (told, payment string) { return string(e.Reason), "" })
-	answer(c, s, func(contracts.BookingCancelled) (told, payment string) { return "", "" })
-	answer(c, s, func(contracts.BookingExpired) (told, payment string) { return "", "" })
+	answers[contracts.InventoryUpdated](c, s)
+	answers[contracts.InventoryUpdateRejected](c, s)
+	answers[contracts.InventoryReleased](c, s)
+	answers[contracts.InventoryCommitted](c, s)
+	answers[contracts.PaymentDataPrepared](c, s)
+	answers[contracts.PaymentPreparationFailed](c, s)
+	answers[contracts.PaymentCompleted](c, s)
+	answers[contracts.PaymentFailed](c, s)
+	answers[contracts.PaymentExpired](c, s)
+	answers[contracts.PaymentCancelled](c, s)
+	answers[contracts.PaymentRefunded](c, s)
+	answers[contracts.BookingConfirmed](c, s)
+	answers[contracts.BookingRejected](c, s)
+	answers[contracts.BookingCancelled](c, s)
+	answers[contracts.BookingExpired](c, s)
 }
 
-// answer adds the handler of what says something of a booking.
-func answer[E contracts.Event](c *inbox.Consumer, s *Service, read func(e E) (told, payment string)) {
+// answers adds the handler of a type that says something of a booking.
+func answers[E contracts.Event](c *inbox.Consumer, s *Service) {
 	var of E
 	inbox.HandleAll(c, of.EventType(), func(ctx context.Context, tx pgx.Tx, items []inbox.Item[E]) error {
-		return s.hear(ctx, tx, heardOf(items, read))
+		all := make([]heard, len(items))
+		for i, item := range items {
+			all[i] = heard{item.Context(), item.Event}
+		}
+		return s.hear(ctx, tx, all)
 	})
 }
 
-// heard is an answer with what the coordinator needs of it.
+// heard is an answer and the context of its message.
 type heard struct {
-	ctx     context.Context
-	booking string
-	event   Event
+	ctx   context.Context
+	event contracts.Event
 }
 
-func heardOf[E contracts.Event](items []inbox.Item[E], read func(e E) (told, payment string)) []heard {
-	all := make([]heard, 0, len(items))
-	for _, i := range items {
-		told, payment := read(i.Event)
-		if told == string(contracts.UpdateReleased) && i.Event.EventType() == contracts.TypeInventoryUpdated {
-			continue // InventoryReleased says it
-		}
-		all = append(all, heard{i.Context(), i.Event.EventKey(), Event{Answer: Answer{i.Event.EventType(), told}, PaymentID: payment}})
+// read is what the coordinator needs of an answer.
+func read(event contracts.Event) Event {
+	e := Event{Answer: Answer{Type: event.EventType()}}
+	switch answer := event.(type) {
+	case contracts.InventoryUpdated:
+		e.Told = string(answer.UpdateType)
+	case contracts.InventoryUpdateRejected:
+		e.Told = string(answer.Reason)
+	case contracts.PaymentDataPrepared:
+		e.PaymentID = answer.PaymentID
+	case contracts.PaymentPreparationFailed:
+		e.Told = string(answer.Reason)
+	case contracts.PaymentCompleted:
+		e.PaymentID = answer.PaymentID
+	case contracts.PaymentFailed:
+		e.Told, e.PaymentID = string(answer.Reason), answer.PaymentID
+	case contracts.PaymentExpired:
+		e.PaymentID = answer.PaymentID
+	case contracts.PaymentRefunded:
+		e.PaymentID = answer.PaymentID
+	case contracts.BookingRejected:
+		e.Told = string(answer.Reason)
 	}
-	return all
+	if e.Answer == (Answer{contracts.TypeInventoryUpdated, string(contracts.UpdateReleased)}) {
+		e.Type = "" // InventoryReleased says it
+	}
+	return e
+}
+
+// cause is the message that is handled under ctx, and the flow that it belongs to.
+func cause(ctx context.Context) (uuid.UUID, outbox.Causality, error) {
+	c := outbox.CausalityFrom(ctx)
+	id, err := uuid.Parse(c.CausationID)
+	if err != nil {
+		return id, c, errors.New("the context carries no message")
+	}
+	return id, c, nil
 }
 
 // OnBookingCreated begins an instance of the newest version for each booking that has none.
@@ -139,9 +169,9 @@ func (s *Service) begin(ctx context.Context, e contracts.BookingCreated, now tim
 	if err := e.Validate(); err != nil {
 		return change{}, nil, inbox.Permanent(fmt.Errorf("%s: %w", e.EventType(), err))
 	}
-	meta, ok := inbox.MetaFrom(ctx)
-	if !ok {
-		return change{}, nil, errors.New("begin: the context carries no message")
+	message, flow, err := cause(ctx)
+	if err != nil {
+		return change{}, nil, err
 	}
 	id, err := uuid.Parse(e.BookingID)
 	if err != nil {
@@ -152,9 +182,9 @@ func (s *Service) begin(ctx context.Context, e contracts.BookingCreated, now tim
 		return change{}, nil, fmt.Errorf("saga %s: %w", id, err)
 	}
 	r := record{
-		ID: id, Version: s.newest.Version, Body: body, CorrelationID: meta.CorrelationID, TraceParent: meta.TraceParent, CausedBy: meta.ID, CreatedAt: now,
+		ID: id, Version: s.newest.Version, Body: body, CorrelationID: flow.CorrelationID, TraceParent: flow.TraceParent, CausedBy: message, CreatedAt: now,
 	}
-	c, messages, err := s.apply(ctx, r, Event{Answer: Answer{Type: Begin}, At: now}, kindHeard, meta.ID, "")
+	c, messages, err := s.apply(ctx, r, Event{Answer: Answer{Type: Begin}, At: now}, kindHeard, message, "")
 	if err == nil {
 		c.entries[0].Type = e.EventType()
 	}
@@ -173,7 +203,7 @@ func (s *Service) hear(ctx context.Context, tx pgx.Tx, all []heard) error {
 	}
 	ids := make([]string, len(all))
 	for i, h := range all {
-		ids[i] = h.booking
+		ids[i] = h.event.EventKey()
 	}
 	records, err := locked(ctx, tx, ids)
 	if err != nil {
@@ -184,16 +214,17 @@ func (s *Service) hear(ctx context.Context, tx pgx.Tx, all []heard) error {
 		messages []outbox.Message
 	)
 	for _, h := range all {
-		r, led := records[h.booking]
-		if !led {
+		r, led := records[h.event.EventKey()]
+		e := read(h.event)
+		if !led || e.Type == "" {
 			continue
 		}
-		meta, ok := inbox.MetaFrom(h.ctx)
-		if !ok {
-			return errors.New("hear: the context carries no message")
+		message, _, err := cause(h.ctx)
+		if err != nil {
+			return err
 		}
-		h.event.At = r.Now
-		c, m, err := s.apply(h.ctx, r, h.event, kindHeard, meta.ID, "")
+		e.At = r.Now
+		c, m, err := s.apply(h.ctx, r, e, kindHeard, message, "")
 		if errors.Is(err, ErrContradiction) {
 			err = inbox.Permanent(err)
 		}

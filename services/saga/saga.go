@@ -16,7 +16,6 @@ import (
 
 	"github.com/jcp/ticketwave/outbox"
 	"github.com/jcp/ticketwave/outbox/admin"
-	"github.com/jcp/ticketwave/outbox/inbox"
 )
 
 // DefaultLook is the time between two looks for deadlines when Config names none.
@@ -281,6 +280,3 @@ func (s *Service) expire(ctx context.Context) (n int, err error) {
 	})
 	return n, err
 }
-
-// Handlers says what the coordinator listens to.
-func (s *Service) Handlers(c *inbox.Consumer) { s.listen(c) }
