@@ -38,6 +38,9 @@ func runAll(ctx context.Context, opts options) error {
 			}
 			return err
 		}
+		if token != "" {
+			h.opts.AdminTokens = madeTokens // the coordinator takes the same
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
