@@ -156,6 +156,7 @@ func (s *Service) OnBookingCreated(ctx context.Context, tx pgx.Tx, items []inbox
 	for i := range inserted {
 		if inserted[i] {
 			fresh, sent = append(fresh, changes[i]), append(sent, messages[i]...)
+			s.tell(changes[i])
 		}
 	}
 	if err := appendAll(ctx, tx, fresh); err != nil {
@@ -233,5 +234,5 @@ func (s *Service) hear(ctx context.Context, tx pgx.Tx, all []heard) error {
 		}
 		changes, messages = append(changes, c), append(messages, m...)
 	}
-	return write(ctx, tx, changes, messages)
+	return s.write(ctx, tx, changes, messages)
 }

@@ -289,7 +289,7 @@ func (s *Service) order(ctx context.Context, tx pgx.Tx, id uuid.UUID, verb, who 
 	}
 	v.DryRun, v.Undo = dryRun, d.undoing(i)
 	if !dryRun {
-		if err := write(ctx, tx, []change{c}, messages); err != nil {
+		if err := s.write(ctx, tx, []change{c}, messages); err != nil {
 			return v, err
 		}
 		r = c.record

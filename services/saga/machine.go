@@ -409,7 +409,7 @@ func (m *machine) due(step string, wait Patience, try int) time.Time {
 	}
 	h := fnv.New32a()
 	_, _ = fmt.Fprint(h, m.i.Booking.BookingID, step, try) // never fails
-	return m.now.Add(pause + pause/8*time.Duration(h.Sum32()%1024)/1024)
+	return m.now.Add(pause + pause/8*time.Duration(h.Sum32()%1024)/1024).Truncate(time.Microsecond)
 }
 
 // timeouts asks again for what has not come in time, and gives up what was asked for often enough.

@@ -154,7 +154,7 @@ func (s *Service) apply(ctx context.Context, r record, e Event, kind string, mes
 	if err != nil {
 		return change{}, nil, fmt.Errorf("saga %s: %w", r.ID, err)
 	}
-	c := change{record: r}
+	c := change{ctx: ctx, record: r, was: r.State}
 	if c.record.Body, err = json.Marshal(after); err != nil {
 		return change{}, nil, fmt.Errorf("saga %s: %w", r.ID, err)
 	}
@@ -174,17 +174,16 @@ func (s *Service) apply(ctx context.Context, r record, e Event, kind string, mes
 		}
 		c.entries = append(c.entries, sent)
 	}
-	s.tell(ctx, r, after, e.Type)
 	return c, messages, nil
 }
 
 // tell logs how far an instance has come.
-func (s *Service) tell(ctx context.Context, r record, i Instance, event string) {
+func (s *Service) tell(c change) {
 	level := slog.LevelInfo
-	if i.Stuck() != "" {
+	if c.record.State == stuck {
 		level = slog.LevelWarn
 	}
-	s.log.Log(ctx, level, "saga heard", "booking_id", i.Booking.BookingID, "event_type", event, "was", r.State, "state", i.state(), "stuck", i.Stuck())
+	s.log.Log(c.ctx, level, "saga moved", "booking_id", c.record.ID.String(), "event_type", c.entries[0].Type, "was", c.was, "state", c.record.State)
 }
 
 // about is the first step that an answer is about, or empty.
@@ -202,7 +201,7 @@ func (d Definition) about(a Answer) string {
 }
 
 // write stores changes and what they send.
-func write(ctx context.Context, tx pgx.Tx, changes []change, messages []outbox.Message) error {
+func (s *Service) write(ctx context.Context, tx pgx.Tx, changes []change, messages []outbox.Message) error {
 	if len(changes) == 0 {
 		return nil
 	}
@@ -211,6 +210,9 @@ func write(ctx context.Context, tx pgx.Tx, changes []change, messages []outbox.M
 	}
 	if err := appendAll(ctx, tx, changes); err != nil {
 		return fmt.Errorf("write the history of %d sagas: %w", len(changes), err)
+	}
+	for _, c := range changes {
+		s.tell(c)
 	}
 	return outbox.Write(ctx, tx, messages...)
 }
@@ -276,7 +278,7 @@ func (s *Service) expire(ctx context.Context) (n int, err error) {
 			}
 			changes, messages = append(changes, c), append(messages, m...)
 		}
-		return write(ctx, tx, changes, messages)
+		return s.write(ctx, tx, changes, messages)
 	})
 	return n, err
 }

@@ -462,7 +462,7 @@ func TestARevisionIsWrittenOnce(t *testing.T) {
 	d.must(created(id))
 	stale := change{record: d.instance(id)}
 	d.must(answerOf(contracts.TypeInventoryUpdated, id))
-	err := outbox.InTx(t.Context(), d.pool, func(tx pgx.Tx) error { return write(t.Context(), tx, []change{stale}, nil) })
+	err := outbox.InTx(t.Context(), d.pool, func(tx pgx.Tx) error { return d.svc.write(t.Context(), tx, []change{stale}, nil) })
 	if !errors.Is(err, errRevision) {
 		t.Errorf("%v", err)
 	}

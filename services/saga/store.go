@@ -62,6 +62,8 @@ type entry struct {
 
 // change is what one event makes of an instance.
 type change struct {
+	ctx     context.Context // of the event's flow
+	was     string          // the state before
 	record  record
 	entries []entry
 }
