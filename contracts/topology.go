@@ -19,8 +19,8 @@ type Queue struct {
 }
 
 // Topology is the one table from which exchange, queues and bindings are declared. Every type in it has at least
-// one consumer: a message that nobody is bound to would wait at its sender. What a booking
-// tells of itself (BookingCreated and how it ended) is in no queue yet, and must not be published before it is.
+// one consumer: a message that nobody is bound to would wait at its sender. The coordinator hears every answer about a
+// booking, whoever leads it, for the participants cannot tell.
 func Topology() Table {
 	return Table{
 		Exchange:   "ticketwave.events",
@@ -37,6 +37,12 @@ func Topology() Table {
 			{Name: "catalog", Types: []string{TypeUpdateEventInventory, TypeReleaseEventInventory, TypeCommitEventInventory}},
 			{Name: "payment", Types: []string{TypePreparePaymentData, TypeCancelPayment, TypeRefundPayment}},
 			{Name: "notification", Types: []string{TypeSendBookingNotification}},
+			{Name: "saga", Types: []string{
+				TypeBookingCreated, TypeBookingConfirmed, TypeBookingRejected, TypeBookingCancelled, TypeBookingExpired,
+				TypeInventoryUpdated, TypeInventoryUpdateRejected, TypeInventoryReleased, TypeInventoryCommitted,
+				TypePaymentDataPrepared, TypePaymentPreparationFailed, TypePaymentCompleted, TypePaymentFailed, TypePaymentExpired,
+				TypePaymentCancelled, TypePaymentRefunded,
+			}},
 		},
 	}
 }

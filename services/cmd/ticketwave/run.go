@@ -38,6 +38,9 @@ func runAll(ctx context.Context, opts options) error {
 			}
 			return err
 		}
+		if token != "" {
+			h.opts.AdminTokens = madeTokens // the coordinator takes the same
+		}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -83,6 +86,7 @@ TicketWave is running.
   catalog       %s/api/events
   payment       %s/api/payments?bookingId=
   notification  %s/api/notifications?bookingId=
+  saga          %s/api/sagas
 
 Book two tickets:
 
@@ -92,7 +96,7 @@ Book two tickets:
 %s
 Ctrl-C stops it.
 
-`, h.url("booking"), h.url("catalog"), h.url("payment"), h.url("notification"), exampleEvent, h.url("booking"), h.operators(token))
+`, h.url("booking"), h.url("catalog"), h.url("payment"), h.url("notification"), h.url("saga"), exampleEvent, h.url("booking"), h.operators(token))
 	return nil
 }
 
