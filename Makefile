@@ -6,7 +6,7 @@ SHELL       := /bin/bash
 
 GOLANGCI_VERSION := v2.15.0
 MODULES  := contracts outbox sql services bench chaos
-PROGRAMS := booking catalog payment notification ticketwave
+PROGRAMS := booking catalog payment notification saga ticketwave
 BIN      := $(CURDIR)/bin
 TOOLS    := $(CURDIR)/.run/tools
 LINT     := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
@@ -21,7 +21,7 @@ help: ## list the targets
 demo: build ## book a ticket and watch it travel through everything; ends by itself
 	@deploy/with-stack.sh $(BIN)/ticketwave demo
 
-run: build up ## run all services in the foreground on ports 5001 to 5004, until Ctrl-C
+run: build up ## run all services in the foreground on ports 5001 to 5005, until Ctrl-C
 	@$(ENV); exec deploy/foreground.sh $(BIN)/ticketwave run
 
 up: ## start PostgreSQL and RabbitMQ, or find them, and write .run/env

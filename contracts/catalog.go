@@ -7,6 +7,8 @@ const (
 	TypeInventoryUpdated        = "ticketwave.catalog.inventory-updated.v1"
 	TypeInventoryUpdateRejected = "ticketwave.catalog.inventory-update-rejected.v1"
 	TypeCatalogEventPublished   = "ticketwave.catalog.catalog-event-published.v1"
+	TypeInventoryReleased       = "ticketwave.catalog.inventory-released.v1"
+	TypeInventoryCommitted      = "ticketwave.catalog.inventory-committed.v1"
 )
 
 // UpdateType is what was done to an inventory.
@@ -141,5 +143,56 @@ func (e CatalogEventPublished) Validate() error {
 		checkCount("capacity", e.Capacity, 1),
 		checkVersion("version", e.Version),
 		checkTime("publishedAt", e.PublishedAt),
+	)
+}
+
+// InventoryReleased says that the catalog holds nothing for a booking, and never will. It answers ReleaseEventInventory, and an
+// UpdateEventInventory that comes after one.
+type InventoryReleased struct {
+	EventID   string `json:"eventId"`
+	BookingID string `json:"bookingId"`
+	// QuantityReleased is how many tickets were given back for the booking in all; 0 when none were held.
+	QuantityReleased int       `json:"quantityReleased"`
+	ReleasedAt       time.Time `json:"releasedAt"`
+}
+
+// EventType is TypeInventoryReleased.
+func (InventoryReleased) EventType() string { return TypeInventoryReleased }
+
+// EventKey is the booking.
+func (e InventoryReleased) EventKey() string { return e.BookingID }
+
+// Validate names the first field without a possible value.
+func (e InventoryReleased) Validate() error {
+	return first(
+		checkID("eventId", e.EventID),
+		checkID("bookingId", e.BookingID),
+		checkCount("quantityReleased", e.QuantityReleased, 0),
+		checkTime("releasedAt", e.ReleasedAt),
+	)
+}
+
+// InventoryCommitted says that the tickets held for a booking are sold.
+type InventoryCommitted struct {
+	EventID   string `json:"eventId"`
+	BookingID string `json:"bookingId"`
+	// QuantityCommitted is how many tickets, 1 or more.
+	QuantityCommitted int       `json:"quantityCommitted"`
+	CommittedAt       time.Time `json:"committedAt"`
+}
+
+// EventType is TypeInventoryCommitted.
+func (InventoryCommitted) EventType() string { return TypeInventoryCommitted }
+
+// EventKey is the booking.
+func (e InventoryCommitted) EventKey() string { return e.BookingID }
+
+// Validate names the first field without a possible value.
+func (e InventoryCommitted) Validate() error {
+	return first(
+		checkID("eventId", e.EventID),
+		checkID("bookingId", e.BookingID),
+		checkCount("quantityCommitted", e.QuantityCommitted, 1),
+		checkTime("committedAt", e.CommittedAt),
 	)
 }

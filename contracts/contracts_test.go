@@ -105,7 +105,7 @@ func TestExamplesAreValid(t *testing.T) {
 
 func TestTypesAndKeys(t *testing.T) {
 	t.Parallel()
-	form := regexp.MustCompile(`^ticketwave\.(catalog|payment|notification)\.[a-z]+(-[a-z]+)*\.v[1-9]$`)
+	form := regexp.MustCompile(`^ticketwave\.(booking|catalog|payment|notification)\.[a-z]+(-[a-z]+)*\.v[1-9]$`)
 	eachEvent(t, func(t *testing.T, event contracts.Event) {
 		if !form.MatchString(event.EventType()) {
 			t.Errorf("type %q", event.EventType())
@@ -136,7 +136,7 @@ func TestUnknownFieldsAreIgnored(t *testing.T) {
 // Every field is needed: a body without it must be refused where zero is no possible value.
 func TestMissingFieldsAreRefused(t *testing.T) {
 	t.Parallel()
-	zero := []string{"currentAvailableTickets", "availableTickets", "errorMessage"} // the last ticket may be gone
+	zero := []string{"currentAvailableTickets", "availableTickets", "quantityReleased", "errorMessage"} // the last ticket may be gone
 	eachEvent(t, func(t *testing.T, event contracts.Event) {
 		for name := range fieldsOf(t, event) {
 			fields := fieldsOf(t, event)

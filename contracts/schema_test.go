@@ -160,19 +160,19 @@ func TestSchemasRefuseWhatValidateRefuses(t *testing.T) {
 
 func TestSchemasHaveTheValuesOfTheEnumerations(t *testing.T) {
 	t.Parallel()
-	valid := map[string]func(string) bool{
-		"notificationType": func(s string) bool { return contracts.NotificationType(s).Valid() },
-		"updateType":       func(s string) bool { return contracts.UpdateType(s).Valid() },
-		"channel":          func(s string) bool { return contracts.Channel(s).Valid() },
-		"reason":           func(s string) bool { return contracts.RejectReason(s).Valid() },
-	}
 	eachEvent(t, func(t *testing.T, event contracts.Event) {
-		for name, property := range schemaOf(t, event).Properties {
-			if (property.Enum != nil) != (valid[name] != nil) {
+		s := schemaOf(t, event)
+		for _, field := range reflect.VisibleFields(reflect.TypeOf(event)) {
+			name := field.Tag.Get("json")
+			property, into := s.Properties[name], reflect.New(field.Type)
+			known, isKnown := into.Interface().(interface{ Valid() bool })
+			isKnown = isKnown && field.Type.Kind() == reflect.String
+			if (property.Enum != nil) != isKnown {
 				t.Errorf("%s has the enumeration %v", name, property.Enum)
+				continue
 			}
 			for _, value := range property.Enum {
-				if !valid[name](value) {
+				if into.Elem().SetString(value); !known.Valid() {
 					t.Errorf("%s = %s stands in the schema and is not known", name, value)
 				}
 			}

@@ -19,7 +19,8 @@ type Queue struct {
 }
 
 // Topology is the one table from which exchange, queues and bindings are declared. Every type in it has at least
-// one consumer: a message that nobody is bound to would wait at its sender.
+// one consumer: a message that nobody is bound to would wait at its sender. The coordinator hears every answer about a
+// booking, whoever leads it, for the participants cannot tell.
 func Topology() Table {
 	return Table{
 		Exchange:   "ticketwave.events",
@@ -29,10 +30,19 @@ func Topology() Table {
 			{Name: "booking", Types: []string{
 				TypeInventoryUpdated, TypeInventoryUpdateRejected, TypeCatalogEventPublished,
 				TypePaymentDataPrepared, TypeNotificationSent,
+				TypeInventoryReleased, TypeInventoryCommitted,
+				TypePaymentPreparationFailed, TypePaymentCompleted, TypePaymentFailed, TypePaymentExpired,
+				TypePaymentCancelled, TypePaymentRefunded, TypeSettleBooking,
 			}},
-			{Name: "catalog", Types: []string{TypeUpdateEventInventory}},
-			{Name: "payment", Types: []string{TypePreparePaymentData}},
+			{Name: "catalog", Types: []string{TypeUpdateEventInventory, TypeReleaseEventInventory, TypeCommitEventInventory}},
+			{Name: "payment", Types: []string{TypePreparePaymentData, TypeCancelPayment, TypeRefundPayment}},
 			{Name: "notification", Types: []string{TypeSendBookingNotification}},
+			{Name: "saga", Types: []string{
+				TypeBookingCreated, TypeBookingConfirmed, TypeBookingRejected, TypeBookingCancelled, TypeBookingExpired,
+				TypeInventoryUpdated, TypeInventoryUpdateRejected, TypeInventoryReleased, TypeInventoryCommitted,
+				TypePaymentDataPrepared, TypePaymentPreparationFailed, TypePaymentCompleted, TypePaymentFailed, TypePaymentExpired,
+				TypePaymentCancelled, TypePaymentRefunded,
+			}},
 		},
 	}
 }

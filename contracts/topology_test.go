@@ -8,19 +8,42 @@ import (
 	"github.com/jcp/ticketwave/contracts"
 )
 
-func TestEveryTypeHasOneConsumer(t *testing.T) {
+func TestEveryTypeHasAConsumer(t *testing.T) {
 	t.Parallel()
 	var bound, published []string
 	for _, queue := range contracts.Topology().Queues {
 		bound = append(bound, queue.Types...)
+		types := slices.Clone(queue.Types)
+		slices.Sort(types)
+		if len(slices.Compact(types)) != len(queue.Types) {
+			t.Errorf("queue %s is bound twice to a type: %v", queue.Name, queue.Types)
+		}
 	}
 	for _, event := range contracts.All() {
 		published = append(published, event.EventType())
 	}
 	slices.Sort(bound)
 	slices.Sort(published)
-	if !slices.Equal(bound, published) {
+	if bound = slices.Compact(bound); !slices.Equal(bound, published) {
 		t.Errorf("bound are %v, published are %v", bound, published)
+	}
+}
+
+// The coordinator hears what booking hears, but what is none of its business, and what booking says of itself.
+func TestTheCoordinatorHearsEveryAnswer(t *testing.T) {
+	t.Parallel()
+	heard := map[string][]string{}
+	for _, queue := range contracts.Topology().Queues {
+		heard[queue.Name] = queue.Types
+	}
+	for _, typ := range heard["booking"] {
+		switch typ {
+		case contracts.TypeCatalogEventPublished, contracts.TypeNotificationSent, contracts.TypeSettleBooking:
+		default:
+			if !slices.Contains(heard["saga"], typ) {
+				t.Errorf("the coordinator does not hear %s", typ)
+			}
+		}
 	}
 }
 
@@ -34,7 +57,8 @@ func TestTopologyAsJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `{"exchange":"ticketwave.events","typePrefix":"ticketwave.","partitions":4,` +
-		`"queues":[{"name":"catalog","types":["ticketwave.catalog.update-event-inventory.v1"]}]}`
+		`"queues":[{"name":"catalog","types":["ticketwave.catalog.update-event-inventory.v1",` +
+		`"ticketwave.catalog.release-event-inventory.v1","ticketwave.catalog.commit-event-inventory.v1"]}]}`
 	if string(body) != want {
 		t.Errorf("got  %s\nwant %s", body, want)
 	}

@@ -34,9 +34,9 @@ type Plan struct {
 const DefaultPrefix = "ticketwave_"
 
 // Services are the services with a database, in the order of the flow.
-var Services = []string{"booking", "catalog", "payment", "notification"}
+var Services = []string{"booking", "catalog", "payment", "notification", "saga"}
 
-// TicketWave is the plan of the four services. Databases and roles are named prefix + service.
+// TicketWave is the plan of the services. Databases and roles are named prefix + service.
 func TicketWave(prefix, password string) Plan {
 	plan := Plan{RelayLogin: prefix + "relay", OperatorLogin: prefix + "operator", Password: password}
 	for _, service := range Services {

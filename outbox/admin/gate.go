@@ -62,7 +62,7 @@ func (g *gate) wrap(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		token, ok := g.tokens.Lookup(bearer(r.Header))
+		token, ok := g.tokens.Lookup(Bearer(r.Header))
 		if !ok {
 			g.refuse(w, r)
 			return
@@ -98,8 +98,8 @@ func (g *gate) refuse(w http.ResponseWriter, r *http.Request) {
 	p.write(w, requestID(r.Context()))
 }
 
-// bearer is the request's token, or "".
-func bearer(h http.Header) string {
+// Bearer is the request's token, or "".
+func Bearer(h http.Header) string {
 	given := h.Values("Authorization")
 	if len(given) != 1 {
 		return ""

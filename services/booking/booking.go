@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/services/booking/life"
 	"github.com/jcp/ticketwave/services/internal/web"
 )
 
@@ -21,6 +23,8 @@ import (
 const (
 	DefaultMaxTickets = 10
 	DefaultHold       = 15 * time.Minute
+	DefaultGrace      = 30 * time.Second
+	DefaultLook       = time.Second
 )
 
 // Config of a Service. Zero values take the defaults.
@@ -33,8 +37,12 @@ type Config struct {
 	MaxTickets int
 	// Hold is how long tickets are held for payment. Default 15 min.
 	Hold time.Duration
-	// Now is the clock. Default time.Now.
-	Now func() time.Time
+	// Grace is how much later than its payment a booking expires, so that payment's own word normally comes first. Default 30 s.
+	Grace time.Duration
+	// Look is the mean time between two looks for bookings whose deadline has passed. Default 1 s.
+	Look time.Duration
+	// Orchestration lets a coordinator lead the bookings made from now on. Those that are there go on as they began.
+	Orchestration bool
 }
 
 // Service is booking.
@@ -42,6 +50,8 @@ type Service struct {
 	cfg  Config
 	pool *pgxpool.Pool
 	log  *slog.Logger
+	// heard is whether anybody listens to what bookings say of themselves.
+	heard bool
 }
 
 // New makes a Service. It does not touch the database.
@@ -61,24 +71,23 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
+	if cfg.Grace <= 0 {
+		cfg.Grace = DefaultGrace
 	}
-	return &Service{cfg: cfg, pool: cfg.Pool, log: cfg.Logger}, nil
+	if cfg.Look <= 0 {
+		cfg.Look = DefaultLook
+	}
+	return &Service{cfg: cfg, pool: cfg.Pool, log: cfg.Logger, heard: isHeard(contracts.TypeBookingConfirmed)}, nil
 }
 
-// now is in UTC and whole microseconds, as it is stored.
-func (s *Service) now() time.Time { return s.cfg.Now().UTC().Truncate(time.Microsecond) }
+// isHeard reports whether a queue takes the type: what nobody is bound to waits at its sender.
+func isHeard(typ string) bool {
+	return slices.ContainsFunc(contracts.Topology().Queues, func(q contracts.Queue) bool { return slices.Contains(q.Types, typ) })
+}
 
-// Status is how far a booking has come.
-type Status string
-
-// The statuses of a booking; doc.go has the transitions.
-const (
-	Pending         Status = "pending"
-	AwaitingPayment Status = "awaiting_payment"
-	Rejected        Status = "rejected"
-)
+// announces reports whether what the booking says of itself (BookingCreated, BookingConfirmed and the other ends) is
+// published: where a coordinator leads, and where anybody else listens.
+func (s *Service) announces(b *Booking) bool { return b.Led || s.heard }
 
 // Booking is the aggregate: tickets of one event for one user.
 type Booking struct {
@@ -90,9 +99,15 @@ type Booking struct {
 	TotalAmount contracts.Amount `db:"amount_minor"`
 	Currency    string           `db:"currency"`
 	CreatedAt   time.Time        `db:"created_at"`
-	Status      Status           `db:"status"`
-	// Reason is why the booking was rejected.
+	Status      life.Status      `db:"status"`
+	// Reason is why the booking was rejected, or its payment failed.
 	Reason *string `db:"reason"`
+	// Inventory and Payment are what the other services have said of them.
+	Inventory life.Inventory `db:"inventory"`
+	Payment   life.Payment   `db:"payment"`
+	// Led is whether a coordinator leads the booking, Settling whether its word that the booking is confirmed waits.
+	Led      bool `db:"led"`
+	Settling bool `db:"settling"`
 	// ExpiresAt is until when the tickets are held for payment.
 	ExpiresAt time.Time `db:"expires_at"`
 	// ReservedAt is when the catalog took the tickets.
@@ -103,6 +118,11 @@ type Booking struct {
 	Notified          *bool     `db:"notified"`
 	NotificationError *string   `db:"notification_error"`
 	UpdatedAt         time.Time `db:"updated_at"`
+	// DeadlineAt is when a booking that still waits expires, EndedAt when it has ended.
+	DeadlineAt *time.Time `db:"deadline_at"`
+	EndedAt    *time.Time `db:"ended_at"`
+	// CorrelationID is the flow of the request that made the booking.
+	CorrelationID *string `db:"correlation_id"`
 
 	raised []Created
 }
@@ -114,6 +134,7 @@ type Created struct {
 	TotalAmount                contracts.Amount
 	Currency                   string
 	ExpiresAt, At              time.Time
+	Led                        bool
 }
 
 // order is what a client asks for.
@@ -128,23 +149,38 @@ type onSale struct {
 	ID       uuid.UUID        `db:"id"`
 	Price    contracts.Amount `db:"price_minor"`
 	Currency string           `db:"currency"`
+	// Now is the database's time.
+	Now time.Time `db:"now"`
 }
 
 // create makes a pending booking that has raised Created.
-func create(o order, of onSale, now time.Time, hold time.Duration) (*Booking, error) {
+func (c Config) create(ctx context.Context, o order, of onSale) (*Booking, error) {
+	now := of.Now.UTC()
 	total, err := of.Price.Times(o.tickets)
 	if err != nil {
 		return nil, web.Refused("ticketCount", "the total would be more than %s %s", contracts.MaxAmount, of.Currency)
 	}
+	begin := life.Begin(c.Orchestration)
 	b := &Booking{
 		ID: o.bookingID, EventID: of.ID, UserID: o.userID, TicketCount: o.tickets, UnitPrice: of.Price, TotalAmount: total,
-		Currency: of.Currency, CreatedAt: now, Status: Pending, ExpiresAt: now.Add(hold), UpdatedAt: now,
+		Currency: of.Currency, CreatedAt: now, Status: begin.Status, Inventory: begin.Inventory, Payment: begin.Payment, Led: begin.Led,
+		ExpiresAt: now.Add(c.Hold), UpdatedAt: now,
+	}
+	b.waitUntil(b.ExpiresAt, c.Grace)
+	if flow := outbox.CausalityFrom(ctx).CorrelationID; flow != "" {
+		b.CorrelationID = &flow
 	}
 	b.raised = append(b.raised, Created{
 		BookingID: b.ID, EventID: of.ID, UserID: o.userID, Quantity: o.tickets, TotalAmount: total, Currency: of.Currency,
-		ExpiresAt: b.ExpiresAt, At: now,
+		ExpiresAt: b.ExpiresAt, At: now, Led: b.Led,
 	})
 	return b, nil
+}
+
+// waitUntil sets until when the booking can be paid, and with it its deadline.
+func (b *Booking) waitUntil(expires time.Time, grace time.Duration) {
+	deadline := expires.Add(grace)
+	b.ExpiresAt, b.DeadlineAt = expires.UTC(), &deadline
 }
 
 // takeRaised gives the domain events raised since the last call.
@@ -167,12 +203,9 @@ func (s *Service) book(ctx context.Context, tx pgx.Tx, o order) (*Booking, []out
 	if err != nil {
 		return nil, nil, fmt.Errorf("read event %s: %w", o.eventID, err)
 	}
-	b, err := create(o, of, s.now(), s.cfg.Hold)
+	b, err := s.cfg.create(ctx, o, of)
 	if err != nil {
 		return nil, nil, err
-	}
-	if err := insertBooking(ctx, tx, b); err != nil {
-		return nil, nil, fmt.Errorf("insert booking %s: %w", b.ID, err)
 	}
 	var sent []outbox.Message
 	for _, raised := range b.takeRaised() {
@@ -181,6 +214,9 @@ func (s *Service) book(ctx context.Context, tx pgx.Tx, o order) (*Booking, []out
 			return nil, nil, fmt.Errorf("publish booking %s: %w", b.ID, err)
 		}
 		sent = append(sent, messages...)
+	}
+	if err := insertBooking(ctx, tx, b, newEntry(ctx, b, of.Now, stepCreated, nil, sent)); err != nil {
+		return nil, nil, fmt.Errorf("insert booking %s: %w", b.ID, err)
 	}
 	return b, sent, nil
 }

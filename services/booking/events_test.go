@@ -66,7 +66,7 @@ func (s *shop) hear(id string, what rune) error {
 	case 'f':
 		return handle(s, s.svc.OnNotificationSent, a.told(false))
 	}
-	return errors.New("no such answer")
+	return s.hearOfTheEnd(id, what)
 }
 
 // state is what clients see of the answers: status, reason, reserved, payable, notified.
@@ -253,6 +253,7 @@ func TestGrants(t *testing.T) {
 	s := newShop(t)
 	s.book()
 	for _, statement := range []string{
+		`DELETE FROM booking.timeline`, `UPDATE booking.timeline SET step = 'x'`, `UPDATE booking.bookings SET led = true`,
 		`DELETE FROM booking.bookings`, `UPDATE booking.bookings SET amount_minor = 1`, `UPDATE booking.bookings SET user_id = id`,
 		`DELETE FROM booking.events`, `DELETE FROM booking.idempotency_keys`, `UPDATE booking.idempotency_keys SET request = ''`,
 		`TRUNCATE booking.bookings`, `CREATE TABLE booking.x ()`, `SELECT * FROM outbox.messages`,

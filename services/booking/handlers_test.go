@@ -92,7 +92,8 @@ func (w *wire) send(e contracts.Event) {
 	msg := message.NewMessage(id, body)
 	msg.Metadata = message.Metadata{
 		outbox.HeaderID: id, outbox.HeaderType: e.EventType(), outbox.HeaderSubject: e.EventKey(),
-		outbox.HeaderTime: time.Now().UTC().Format(time.RFC3339Nano), outbox.HeaderSpecVersion: "1.0",
+		outbox.HeaderSource: strings.Split(e.EventType(), ".")[1],
+		outbox.HeaderTime:   time.Now().UTC().Format(time.RFC3339Nano), outbox.HeaderSpecVersion: "1.0",
 	}
 	if err := w.publisher.Publish(bus.Topology().RoutingKey(e.EventType(), 0), msg); err != nil {
 		w.t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/services/booking/life"
 	"github.com/jcp/ticketwave/services/internal/web"
 )
 
@@ -26,6 +27,8 @@ func (s *Service) Routes(r *web.Router) {
 	r.Handle(http.MethodPost, bookingsPath, s.postBooking)
 	r.Handle(http.MethodGet, bookingsPath, s.getBookings)
 	r.Handle(http.MethodGet, bookingsPath+"/{id}", s.getBooking)
+	r.Handle(http.MethodPost, bookingsPath+"/{id}/cancel", s.postCancel)
+	r.Handle(http.MethodGet, bookingsPath+"/{id}/timeline", s.getTimeline)
 	r.Handle(http.MethodPost, examplePath, s.postExample)
 }
 
@@ -45,9 +48,11 @@ type bookingView struct {
 	UnitPrice         contracts.Amount `json:"unitPrice"`
 	TotalAmount       contracts.Amount `json:"totalAmount"`
 	Currency          string           `json:"currency"`
-	Status            Status           `json:"status"`
+	Status            life.Status      `json:"status"`
 	Reason            *string          `json:"reason"`
 	TicketsReserved   bool             `json:"ticketsReserved"`
+	Inventory         life.Inventory   `json:"inventory"`
+	Payment           life.Payment     `json:"payment"`
 	PaymentID         *uuid.UUID       `json:"paymentId"`
 	PaymentURL        *string          `json:"paymentUrl"`
 	ExpiresAt         time.Time        `json:"expiresAt"`
@@ -57,15 +62,16 @@ type bookingView struct {
 	UpdatedAt         time.Time        `json:"updatedAt"`
 }
 
-// view leaves out the payment URL of a booking that must not be paid.
+// view leaves out the payment URL of a booking that must not be paid, or is. Tickets are reserved while they are held or sold.
 func (b *Booking) view() bookingView {
 	v := bookingView{
 		ID: b.ID, EventID: b.EventID, UserID: b.UserID, TicketCount: b.TicketCount, UnitPrice: b.UnitPrice, TotalAmount: b.TotalAmount,
-		Currency: b.Currency, Status: b.Status, Reason: b.Reason, TicketsReserved: b.ReservedAt != nil, PaymentID: b.PaymentID,
+		Currency: b.Currency, Status: b.Status, Reason: b.Reason, TicketsReserved: b.Inventory == life.InventoryHeld || b.Inventory == life.InventorySold,
+		Inventory: b.Inventory, Payment: b.Payment, PaymentID: b.PaymentID,
 		PaymentURL: b.PaymentURL, ExpiresAt: b.ExpiresAt, Notified: b.Notified, NotificationError: b.NotificationError,
 		CreatedAt: b.CreatedAt, UpdatedAt: b.UpdatedAt,
 	}
-	if b.Status == Rejected {
+	if b.Status.Final() || b.Payment == life.PaymentCompleted {
 		v.PaymentURL = nil
 	}
 	return v
@@ -157,6 +163,49 @@ func (s *Service) getBooking(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("read booking %s: %w", id, err)
 	}
 	return web.WriteJSON(w, http.StatusOK, b.view())
+}
+
+// postCancel gives a booking up. One that is cancelled already is answered as it is; one that has ended otherwise is a conflict.
+func (s *Service) postCancel(w http.ResponseWriter, r *http.Request) error {
+	id, err := web.PathID(r, "id")
+	if err != nil {
+		return err
+	}
+	var b *locked
+	err = outbox.InTx(r.Context(), s.pool, func(tx pgx.Tx) (err error) {
+		b, err = s.cancel(r.Context(), tx, id)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, b.view())
+}
+
+func (s *Service) cancel(ctx context.Context, tx pgx.Tx, id uuid.UUID) (*locked, error) {
+	found, err := lockBookings(ctx, tx, []uuid.UUID{id})
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("lock booking %s: %w", id, err)
+	case len(found) == 0:
+		return nil, web.NotFound("there is no booking %s", id)
+	}
+	b, c := found[0], s.course(tx)
+	if err := c.goOn(ctx, b, life.Event{Kind: life.CancelRequested}, false); err != nil {
+		return nil, fmt.Errorf("cancel booking %s: %w", id, err)
+	}
+	if b.Status != life.Cancelled {
+		return nil, web.Conflict("booking %s can no longer be cancelled: %s", id, endings[b.Status])
+	}
+	return b, c.write(ctx)
+}
+
+// endings say why a booking cannot be cancelled.
+var endings = map[life.Status]string{
+	life.Confirmed:     "it is confirmed, and its tickets are paid for",
+	life.Rejected:      "it was rejected",
+	life.Expired:       "it has expired, because it was not paid in time",
+	life.PaymentFailed: "its payment has failed",
 }
 
 func (s *Service) getBookings(w http.ResponseWriter, r *http.Request) error {

@@ -35,7 +35,7 @@ func TestBook(t *testing.T) {
 	}
 	want := map[string]any{
 		"id": id, "eventId": documented, "userId": user, "ticketCount": 3.0, "unitPrice": "25.50", "totalAmount": "76.50", "currency": "EUR",
-		"status": "pending", "reason": nil, "ticketsReserved": false, "paymentId": nil, "paymentUrl": nil,
+		"status": "pending", "reason": nil, "ticketsReserved": false, "inventory": "asked", "payment": "asked", "paymentId": nil, "paymentUrl": nil,
 		"notified": nil, "notificationError": nil, "createdAt": got["createdAt"], "updatedAt": got["createdAt"], "expiresAt": got["expiresAt"],
 	}
 	for name, value := range want {

@@ -46,10 +46,17 @@ type shop struct {
 
 func newShop(t *testing.T) *shop {
 	t.Helper()
+	return newShopWith(t, booking.Config{})
+}
+
+// newShopWith takes all of the configuration but pool and logger.
+func newShopWith(t *testing.T, cfg booking.Config) *shop {
+	t.Helper()
 	db := outboxtest.NewDatabase(t, "booking", "booking")
 	s := &shop{t: t, db: db, pool: outboxtest.NewPool(t, db.ServiceURL), log: &logs{}}
 	log := daemon.NewLogger(s.log, slog.LevelInfo, "booking")
-	svc, err := booking.New(booking.Config{Pool: s.pool, Logger: log})
+	cfg.Pool, cfg.Logger = s.pool, log
+	svc, err := booking.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

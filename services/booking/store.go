@@ -8,7 +8,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/contracts"
-	"github.com/jcp/ticketwave/services/internal/batch"
 	"github.com/jcp/ticketwave/services/internal/web"
 )
 
@@ -18,19 +17,22 @@ type querier interface {
 }
 
 const bookingColumns = `id, event_id, user_id, ticket_count, price_minor, amount_minor, currency, created_at, status, reason,
-	expires_at, reserved_at, payment_id, payment_url, notified, notification_error, updated_at`
+	inventory, payment, led, settling, expires_at, reserved_at, payment_id, payment_url, notified, notification_error, updated_at,
+	deadline_at, ended_at, correlation_id`
 
 // scanBooking is pgx.RowToStructByName in UTC.
 func scanBooking(row pgx.CollectableRow) (Booking, error) {
 	b, err := pgx.RowToStructByName[Booking](row)
-	if err != nil {
-		return b, err
+	b.inUTC()
+	return b, err
+}
+
+func (b *Booking) inUTC() {
+	for _, at := range []*time.Time{&b.CreatedAt, &b.ExpiresAt, &b.UpdatedAt, b.ReservedAt, b.DeadlineAt, b.EndedAt} {
+		if at != nil {
+			*at = at.UTC()
+		}
 	}
-	b.CreatedAt, b.ExpiresAt, b.UpdatedAt = b.CreatedAt.UTC(), b.ExpiresAt.UTC(), b.UpdatedAt.UTC()
-	if b.ReservedAt != nil {
-		*b.ReservedAt = b.ReservedAt.UTC()
-	}
-	return b, nil
 }
 
 // one runs a query for one row; pgx.ErrNoRows when there is none.
@@ -43,13 +45,18 @@ func one[T any](ctx context.Context, db querier, scan pgx.RowToFunc[T], sql stri
 	return pgx.CollectExactlyOneRow(rows, scan)
 }
 
-func insertBooking(ctx context.Context, tx pgx.Tx, b *Booking) error {
-	_, err := tx.Exec(ctx, `
+// insertBooking stores a new booking and the first step of its timeline.
+func insertBooking(ctx context.Context, tx pgx.Tx, b *Booking, first entry) error {
+	inserts := &pgx.Batch{}
+	inserts.Queue(`
 		INSERT INTO booking.bookings
-		       (id, event_id, user_id, ticket_count, price_minor, amount_minor, currency, created_at, status, expires_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $8)`,
-		b.ID, b.EventID, b.UserID, b.TicketCount, int64(b.UnitPrice), int64(b.TotalAmount), b.Currency, b.CreatedAt, string(b.Status), b.ExpiresAt)
-	return err
+		       (id, event_id, user_id, ticket_count, price_minor, amount_minor, currency, created_at, status, expires_at, updated_at,
+		        inventory, payment, led, deadline_at, correlation_id)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $8, $11, $12, $13, $14, $15)`,
+		b.ID, b.EventID, b.UserID, b.TicketCount, int64(b.UnitPrice), int64(b.TotalAmount), b.Currency, b.CreatedAt, string(b.Status), b.ExpiresAt,
+		string(b.Inventory), string(b.Payment), b.Led, b.DeadlineAt, b.CorrelationID)
+	first.insert(inserts)
+	return tx.SendBatch(ctx, inserts).Close()
 }
 
 // bookingByID is pgx.ErrNoRows when there is none.
@@ -71,57 +78,87 @@ func bookingsOf(ctx context.Context, db querier, user uuid.UUID, page web.Page) 
 	return pgx.CollectRows(rows, scanBooking)
 }
 
-// change is a guarded update of a booking.
-type change struct {
-	bookingID string
-	update    string
-	args      []any // $2 and on
+// locked is a booking that nobody else changes before the transaction ends, and the database's time.
+type locked struct {
+	Booking
+	Now time.Time `db:"now"`
 }
 
-// changeAll runs the changes, in one round trip, and returns the bookings as they then stand; nil for one whose guard did
-// not let it through, or that does not exist.
-func changeAll(ctx context.Context, tx pgx.Tx, changes []change) ([]*Booking, error) {
-	statements := make([]batch.Statement, len(changes))
-	for i, c := range changes {
-		statements[i] = batch.Statement{SQL: c.update + ` RETURNING ` + bookingColumns, Args: append([]any{c.bookingID}, c.args...)}
+func scanLocked(row pgx.CollectableRow) (*locked, error) {
+	b, err := pgx.RowToAddrOfStructByName[locked](row)
+	if err == nil {
+		b.inUTC()
+		b.Now = b.Now.UTC()
 	}
-	return batch.Rows(ctx, tx, statements, scanBooking)
+	return b, err
 }
 
-func setReserved(id string, now time.Time) change {
-	return change{id, `
-		UPDATE booking.bookings
-		SET reserved_at = $2, updated_at = $2,
-		    status = CASE WHEN payment_id IS NULL THEN status ELSE 'awaiting_payment' END
-		WHERE id = $1 AND status = 'pending' AND reserved_at IS NULL`, []any{now}}
+// lockBookings waits for the bookings, in the order of their ids, and gives those that there are.
+func lockBookings(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) ([]*locked, error) {
+	rows, err := tx.Query(ctx, `
+		SELECT `+bookingColumns+`, clock_timestamp() AS now FROM booking.bookings
+		WHERE id = ANY ($1)
+		ORDER BY id
+		FOR NO KEY UPDATE`, ids)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanLocked)
 }
 
-func setRejected(id, reason string, now time.Time) change {
-	return change{id, `
-		UPDATE booking.bookings
-		SET status = 'rejected', reason = $2, updated_at = $3
-		WHERE id = $1 AND status = 'pending' AND reserved_at IS NULL`, []any{reason, now}}
+// lockDue gives bookings whose deadline has passed, the longest due first, and leaves out those that somebody else has.
+func lockDue(ctx context.Context, tx pgx.Tx, most int) ([]*locked, error) {
+	rows, err := tx.Query(ctx, `
+		SELECT `+bookingColumns+`, clock_timestamp() AS now FROM booking.bookings
+		WHERE deadline_at <= now()
+		ORDER BY deadline_at
+		LIMIT $1
+		FOR NO KEY UPDATE SKIP LOCKED`, most)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanLocked)
 }
 
-// setPayment records the first payment whatever the status, so that a rejected booking knows what it does not need.
-func setPayment(e contracts.PaymentDataPrepared, now time.Time) change {
-	return change{e.BookingID, `
+// update writes all of a booking that can change. The booking is locked.
+func (b *Booking) update(writes *pgx.Batch) {
+	writes.Queue(`
 		UPDATE booking.bookings
-		SET payment_id = $2, payment_url = $3, expires_at = $4, updated_at = $5,
-		    status = CASE WHEN status = 'pending' AND reserved_at IS NOT NULL THEN 'awaiting_payment' ELSE status END
-		WHERE id = $1 AND payment_id IS NULL`, []any{e.PaymentID, e.PaymentURL, e.ExpiresAt, now}}
+		SET status = $2, reason = $3, inventory = $4, payment = $5, settling = $6, expires_at = $7, reserved_at = $8, payment_id = $9,
+		    payment_url = $10, notified = $11, notification_error = $12, deadline_at = $13, ended_at = $14, updated_at = $15
+		WHERE id = $1`,
+		b.ID, string(b.Status), b.Reason, string(b.Inventory), string(b.Payment), b.Settling, b.ExpiresAt, b.ReservedAt, b.PaymentID,
+		b.PaymentURL, b.Notified, b.NotificationError, b.DeadlineAt, b.EndedAt, b.UpdatedAt)
 }
 
-func setNotified(e contracts.NotificationSent, now time.Time) change {
-	return change{e.BookingID, `
-		UPDATE booking.bookings
-		SET notified = $2, notification_error = $3, updated_at = $4
-		WHERE id = $1 AND notified IS NOT TRUE`, []any{e.Success, e.ErrorMessage, now}}
+// insert adds the entry to its booking's timeline.
+func (e entry) insert(writes *pgx.Batch) {
+	writes.Queue(`
+		INSERT INTO booking.timeline (booking_id, at, step, service, cause, correlation_id, detail, status, sent)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		e.BookingID, e.At, e.Step, e.Service, e.Cause, e.CorrelationID, e.Detail, string(e.Status), e.Sent)
+}
+
+// maxSteps bounds an answer; a booking has some twenty.
+const maxSteps = 1000
+
+// timelineOf is empty for a booking that does not exist.
+func timelineOf(ctx context.Context, db querier, id uuid.UUID) ([]entry, error) {
+	rows, err := db.Query(ctx, `
+		SELECT booking_id, at, step, service, cause, correlation_id, detail, status, sent FROM booking.timeline
+		WHERE booking_id = $1
+		ORDER BY seq
+		LIMIT $2`, id, maxSteps)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByName[entry])
 }
 
 // eventOnSale is pgx.ErrNoRows when the catalog has not told of the event.
 func eventOnSale(ctx context.Context, tx pgx.Tx, id uuid.UUID) (onSale, error) {
-	return one(ctx, tx, pgx.RowToStructByName[onSale], `SELECT id, price_minor, currency FROM booking.events WHERE id = $1`, id)
+	return one(ctx, tx, pgx.RowToStructByName[onSale], `
+		SELECT id, price_minor, currency, clock_timestamp() AS now FROM booking.events WHERE id = $1`, id)
 }
 
 // upsertEvent is false when a version as new is there.

@@ -35,6 +35,10 @@ type Event struct {
 	Capacity int              `db:"capacity" json:"capacity"`
 	// Available is how many tickets are left.
 	Available int `db:"available" json:"available"`
+	// Held is how many are held for bookings that are not paid yet.
+	Held int `db:"held" json:"held"`
+	// Sold is how many belong to confirmed bookings.
+	Sold int `db:"sold" json:"sold"`
 	// Version counts the changes, from 1.
 	Version   int64     `db:"version" json:"version"`
 	CreatedAt time.Time `db:"created_at" json:"createdAt"`
@@ -116,9 +120,9 @@ func existing(ctx context.Context, tx pgx.Tx, e Event) (Event, error) {
 	return stored, nil
 }
 
-// Reserve handles UpdateEventInventory: it takes the tickets if there are enough, and publishes InventoryUpdated or
-// InventoryUpdateRejected. A booking that asked before gets its first answer again and nothing is taken. The
-// requests must be valid, and of different bookings.
+// Reserve handles UpdateEventInventory: it holds the tickets if there are enough, and publishes InventoryUpdated or
+// InventoryUpdateRejected. A booking that asked before gets its first answer again and nothing is taken; one whose tickets
+// were released, before or after it asked, gets InventoryReleased. The requests must be valid, and of different bookings.
 func (s *Service) Reserve(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.UpdateEventInventory]) error {
 	for _, r := range requests {
 		s.logger(r.Event).InfoContext(r.Context(), logProcessing)
@@ -165,4 +169,102 @@ func notTaken(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInven
 	}
 	r, err = reservationOf(ctx, tx, request.BookingID)
 	return &r, false, err
+}
+
+// Release handles ReleaseEventInventory: it gives back what is held for the bookings and publishes InventoryReleased, as
+// often as it is asked. A booking that asks for tickets later gets none. Sold tickets are never released: such a request is
+// parked. The requests must be valid, and of different bookings.
+func (s *Service) Release(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.ReleaseEventInventory]) error {
+	released, err := releaseAll(ctx, tx, requests)
+	if err != nil {
+		return fmt.Errorf("release the tickets of %d bookings: %w", len(requests), err)
+	}
+	for i, r := range requests {
+		if err := s.released(r.Context(), tx, r.Event, released[i]); err != nil {
+			return fmt.Errorf("release the tickets of booking %s: %w", r.Event.BookingID, err)
+		}
+	}
+	return nil
+}
+
+func (s *Service) released(ctx context.Context, tx pgx.Tx, request contracts.ReleaseEventInventory, released *reservation) error {
+	isFirst := true
+	if released == nil {
+		known, made, err := notReleased(ctx, tx, request)
+		if err != nil {
+			return err
+		}
+		released, isFirst = &known, made
+	}
+	if err := released.isOf(request.EventID, holdReleased); err != nil {
+		return err
+	}
+	answer := released.released()
+	if err := outbox.Append(ctx, tx, answer); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	s.log.InfoContext(ctx, logReleased, "event_id", request.EventID, "booking_id", request.BookingID,
+		"reason", request.Reason, "quantity", answer.QuantityReleased, "repeated", !isFirst)
+	return nil
+}
+
+// notReleased notes that the booking gets nothing when it asks, or finds what became of its tickets before.
+func notReleased(ctx context.Context, tx pgx.Tx, request contracts.ReleaseEventInventory) (reservation, bool, error) {
+	r, err := forestall(ctx, tx, request)
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return r, true, err
+	}
+	r, err = reservationOf(ctx, tx, request.BookingID)
+	return r, false, err
+}
+
+// Commit handles CommitEventInventory: it turns what is held for the bookings into sold tickets and publishes
+// InventoryCommitted, as often as it is asked. A booking that holds no tickets cannot have them sold: such a request is
+// parked. The requests must be valid, and of different bookings.
+func (s *Service) Commit(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.CommitEventInventory]) error {
+	committed, err := commitAll(ctx, tx, requests)
+	if err != nil {
+		return fmt.Errorf("sell the tickets of %d bookings: %w", len(requests), err)
+	}
+	for i, r := range requests {
+		if err := s.committed(r.Context(), tx, r.Event, committed[i]); err != nil {
+			return fmt.Errorf("sell the tickets of booking %s: %w", r.Event.BookingID, err)
+		}
+	}
+	return nil
+}
+
+func (s *Service) committed(ctx context.Context, tx pgx.Tx, request contracts.CommitEventInventory, committed *reservation) error {
+	isFirst := committed != nil
+	if !isFirst {
+		known, err := reservationOf(ctx, tx, request.BookingID)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return inbox.Permanent(errors.New("it has asked for none"))
+		}
+		if err != nil {
+			return err
+		}
+		committed = &known
+	}
+	if err := committed.isOf(request.EventID, holdSold); err != nil {
+		return err
+	}
+	if err := outbox.Append(ctx, tx, committed.committed()); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	s.log.InfoContext(ctx, logCommitted, "event_id", request.EventID, "booking_id", request.BookingID,
+		"quantity", committed.Quantity, "repeated", !isFirst)
+	return nil
+}
+
+// isOf is nil for a reservation of the event that has come to what is asked for, and the error of a request that can never
+// be fulfilled otherwise.
+func (r reservation) isOf(event string, want hold) error {
+	switch {
+	case r.EventID.String() != event:
+		return inbox.Permanent(fmt.Errorf("its tickets are of event %s, not of %s", r.EventID, event))
+	case r.Hold != want:
+		return inbox.Permanent(fmt.Errorf("its tickets are %s and cannot be %s", r.Hold, want))
+	}
+	return nil
 }

@@ -197,10 +197,11 @@ func (s *shop) addsUp(t *testing.T) {
 	t.Helper()
 	var wrong int
 	err := s.db.QueryRow(t.Context(), `
-		SELECT count(*) FROM catalog.events AS e
-		WHERE capacity - available <> (
-			SELECT coalesce(sum(quantity), 0) FROM catalog.reservations WHERE event_id = e.id AND outcome = 'reserved')
-		OR version - 1 <> (SELECT count(*) FROM catalog.reservations WHERE event_id = e.id AND outcome = 'reserved')`).Scan(&wrong)
+		SELECT count(*) FROM catalog.events AS e, LATERAL (
+			SELECT coalesce(sum(quantity) FILTER (WHERE hold = 'held'), 0) AS held, coalesce(sum(quantity) FILTER (WHERE hold = 'sold'), 0) AS sold,
+			       count(*) FILTER (WHERE outcome = 'reserved') + count(*) FILTER (WHERE outcome = 'reserved' AND hold <> 'held') AS changes
+			FROM catalog.reservations WHERE event_id = e.id) AS r
+		WHERE available + e.held + e.sold <> capacity OR e.held <> r.held OR e.sold <> r.sold OR version - 1 <> changes`).Scan(&wrong)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,6 +259,11 @@ func TestTableCannotBeOversold(t *testing.T) {
 	for _, statement := range []string{
 		`UPDATE catalog.events SET available = -1`,
 		`UPDATE catalog.events SET available = capacity + 1`,
+		`UPDATE catalog.events SET available = available - 1`,
+		`UPDATE catalog.events SET held = 1`,
+		`UPDATE catalog.events SET available = available + 1, sold = -1`,
+		`INSERT INTO catalog.reservations (booking_id, event_id, quantity, outcome, available_before) VALUES (gen_random_uuid(), gen_random_uuid(), 1, 'reserved', 1)`,
+		`INSERT INTO catalog.reservations (booking_id, event_id, quantity, outcome, hold) VALUES (gen_random_uuid(), gen_random_uuid(), 1, 'sold_out', 'sold')`,
 		`INSERT INTO catalog.reservations (booking_id, event_id, quantity, outcome) VALUES (gen_random_uuid(), gen_random_uuid(), 1, 'reserved')`,
 	} {
 		_, err := s.db.Exec(t.Context(), statement)

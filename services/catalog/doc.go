@@ -2,24 +2,32 @@
 //
 // # Guarantees
 //
-// An event's inventory adds up at every moment: capacity = available + the tickets of all reservations. Tickets are
-// taken by one guarded UPDATE, so concurrent bookings queue on the event's row and none gets what is not there.
+// An event's inventory adds up at every moment: capacity = available + held + sold, and held and sold are the tickets of the
+// reservations that are. Tickets are taken by one guarded UPDATE, so concurrent bookings queue on the event's row and none
+// gets what is not there.
 //
 // A booking gets one answer. It is stored with the reservation, in the transaction that takes the tickets, and a
 // booking that asks again, under whatever message id, gets it again and no more tickets.
 //
-//	                  enough left
-//	asked (claimed) ---------------> reserved        InventoryUpdated
-//	      |
+//	                  enough left                                          CommitEventInventory
+//	asked (claimed) ---------------> reserved: held   InventoryUpdated --------------------------> sold       InventoryCommitted
+//	      |                                    |       ReleaseEventInventory
+//	      |                                    '---------------------------------------------------> released   InventoryReleased
 //	      |           too few left
-//	      |------------------------> sold_out        InventoryUpdateRejected
+//	      |------------------------> sold_out         InventoryUpdateRejected
 //	      |           no such event
-//	      '------------------------> unknown_event   InventoryUpdateRejected
+//	      '------------------------> unknown_event    InventoryUpdateRejected
 //
-// Every state but the first is final, and the first is never seen outside its transaction.
+//	nothing asked yet -- ReleaseEventInventory --> released (a tombstone)                              InventoryReleased
+//
+// Sold and released are final. A hold ends by a release or a sale and by nothing else: no clock of the catalog's ends it.
+// A release is answered however often it is asked; what asks for tickets after it, late or again, takes nothing and gets
+// InventoryReleased. A release of sold tickets, and a sale of tickets that are not held, contradict what was promised and
+// are parked.
 //
 // # Locks
 //
-// A transaction takes locks in one order: the booking's reservation, the event's row, the outbox's key. The row of a
+// A transaction takes locks in one order of events. Of one event: who takes tickets locks its row and then the booking's
+// reservation, which nobody else can have; who gives them back or sells them the reservation, then the row. The row of a
 // popular event is the one lock that many share; it is held from the UPDATE to the commit.
 package catalog

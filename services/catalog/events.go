@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
@@ -18,12 +19,20 @@ const (
 	logRejected          = "⛔ Inventory update rejected"
 	logPublishedRejected = "📊 Published InventoryUpdateRejectedIntegrationEvent"
 	logRepeated          = "🔁 Booking asked before, repeating its first answer"
+	logTooLate           = "↩️ Tickets of the booking were released, giving none"
+	logPublishedReleased = "📊 Published InventoryReleasedIntegrationEvent"
+	logReleased          = "↩️ Tickets released"
+	logCommitted         = "🎟️ Tickets sold"
 )
 
 // Handlers says what the catalog listens to.
 func (s *Service) Handlers(c *inbox.Consumer) {
 	inbox.HandleAll(c, contracts.TypeUpdateEventInventory, s.Reserve,
 		inbox.Locks(func(e contracts.UpdateEventInventory) string { return e.EventID }))
+	inbox.HandleAll(c, contracts.TypeReleaseEventInventory, s.Release,
+		inbox.Locks(func(e contracts.ReleaseEventInventory) string { return e.EventID }))
+	inbox.HandleAll(c, contracts.TypeCommitEventInventory, s.Commit,
+		inbox.Locks(func(e contracts.CommitEventInventory) string { return e.EventID }))
 }
 
 func (e Event) published() contracts.CatalogEventPublished {
@@ -35,6 +44,9 @@ func (e Event) published() contracts.CatalogEventPublished {
 
 // answer is the event that tells the booking, and the log line that goes with it.
 func (r reservation) answer() (outbox.Event, string) {
+	if r.Hold == holdReleased {
+		return r.released(), logPublishedReleased
+	}
 	if r.Outcome == outcomeReserved {
 		return contracts.InventoryUpdated{
 			EventID: r.EventID.String(), BookingID: r.BookingID.String(),
@@ -49,8 +61,34 @@ func (r reservation) answer() (outbox.Event, string) {
 	}, logPublishedRejected
 }
 
+// released is what a booking is told whose tickets were released.
+func (r reservation) released() contracts.InventoryReleased {
+	e := contracts.InventoryReleased{EventID: r.EventID.String(), BookingID: r.BookingID.String(), ReleasedAt: r.settledAt()}
+	if r.Outcome == outcomeReserved {
+		e.QuantityReleased = r.Quantity
+	}
+	return e
+}
+
+// committed is what a booking is told whose tickets are sold.
+func (r reservation) committed() contracts.InventoryCommitted {
+	return contracts.InventoryCommitted{
+		EventID: r.EventID.String(), BookingID: r.BookingID.String(), QuantityCommitted: r.Quantity, CommittedAt: r.settledAt(),
+	}
+}
+
+// settledAt is zero while the tickets are neither released nor sold.
+func (r reservation) settledAt() time.Time {
+	if r.SettledAt == nil {
+		return time.Time{}
+	}
+	return r.SettledAt.UTC()
+}
+
 func (r reservation) log(ctx context.Context, log *slog.Logger, isFirst bool) {
 	switch {
+	case r.Hold == holdReleased:
+		log.InfoContext(ctx, logTooLate, "outcome", r.Outcome)
 	case !isFirst:
 		log.InfoContext(ctx, logRepeated, "outcome", r.Outcome)
 	case r.Outcome == outcomeReserved:

@@ -34,7 +34,7 @@ func TestCreateAnEvent(t *testing.T) {
 	}
 	want := map[string]any{
 		"eventId": documented, "name": "Symphony No. 9", "startsAt": "2150-09-12T19:30:00.123456Z", "price": "25.50",
-		"currency": "EUR", "capacity": 100.0, "available": 100.0, "version": 1.0, "createdAt": created["createdAt"],
+		"currency": "EUR", "capacity": 100.0, "available": 100.0, "held": 0.0, "sold": 0.0, "version": 1.0, "createdAt": created["createdAt"],
 	}
 	for name, value := range want {
 		if created[name] != value {

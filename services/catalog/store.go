@@ -19,7 +19,7 @@ type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-const eventColumns = `id, name, starts_at, price_minor, currency, capacity, available, version, created_at`
+const eventColumns = `id, name, starts_at, price_minor, currency, capacity, available, held, sold, version, created_at`
 
 // scanEvent is pgx.RowToStructByName in UTC.
 func scanEvent(row pgx.CollectableRow) (Event, error) {
@@ -75,6 +75,16 @@ const (
 	outcomeReserved     outcome = "reserved"
 	outcomeSoldOut      outcome = "sold_out"
 	outcomeUnknownEvent outcome = "unknown_event"
+	// outcomeReleased: the release came before the request.
+	outcomeReleased outcome = "released"
+)
+
+// hold is what became of a booking's tickets.
+type hold string
+
+const (
+	holdReleased hold = "released"
+	holdSold     hold = "sold"
 )
 
 // reservation is a booking's request and its answer.
@@ -87,9 +97,11 @@ type reservation struct {
 	AvailableAfter  int
 	Version         int64
 	AnsweredAt      time.Time
+	Hold            hold
+	SettledAt       *time.Time
 }
 
-const reservationColumns = `booking_id, event_id, quantity, outcome, available_before, available_after, version, answered_at`
+const reservationColumns = `booking_id, event_id, quantity, outcome, available_before, available_after, version, answered_at, hold, settled_at`
 
 // takeAll gives nil, and takes nothing, for a request when fewer tickets are left, there is no such event, or the booking
 // asked before. It fails on the primary key, and takes nothing, when another transaction of the same booking commits
@@ -100,12 +112,12 @@ func takeAll(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.Upd
 		statements[i] = batch.Statement{SQL: `
 		WITH taken AS (
 			UPDATE catalog.events
-			SET available = available - $3, version = version + 1
+			SET available = available - $3, held = held + $3, version = version + 1
 			WHERE id = $2 AND available >= $3 AND NOT EXISTS (SELECT FROM catalog.reservations WHERE booking_id = $1)
 			RETURNING available, version
 		)
-		INSERT INTO catalog.reservations (booking_id, event_id, quantity, outcome, available_before, available_after, version)
-		SELECT $1, $2, $3, 'reserved', available + $3, available, version FROM taken
+		INSERT INTO catalog.reservations (booking_id, event_id, quantity, outcome, available_before, available_after, version, hold)
+		SELECT $1, $2, $3, 'reserved', available + $3, available, version, 'held' FROM taken
 		RETURNING ` + reservationColumns,
 			Args: []any{r.Event.BookingID, r.Event.EventID, r.Event.QuantityReduced}}
 	}
@@ -122,6 +134,58 @@ func refuse(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInvento
 		ON CONFLICT (booking_id) DO NOTHING
 		RETURNING `+reservationColumns,
 		request.BookingID, request.EventID, request.QuantityReduced)
+}
+
+// releaseAll gives the tickets back that are held for the bookings, and notes of those that have none that they get none
+// any more. It gives nil, and changes nothing, for a booking that has not asked, or whose tickets were released or sold.
+func releaseAll(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.ReleaseEventInventory]) ([]*reservation, error) {
+	statements := make([]batch.Statement, len(requests))
+	for i, r := range requests {
+		statements[i] = batch.Statement{SQL: `
+		WITH released AS (
+			UPDATE catalog.reservations
+			SET hold = 'released', settled_at = clock_timestamp()
+			WHERE booking_id = $1 AND event_id = $2 AND hold IN ('held', 'none')
+			RETURNING ` + reservationColumns + `
+		), given AS (
+			UPDATE catalog.events AS e
+			SET available = available + quantity, held = held - quantity, version = e.version + 1
+			FROM released WHERE e.id = $2 AND outcome = 'reserved'
+		)
+		SELECT ` + reservationColumns + ` FROM released`,
+			Args: []any{r.Event.BookingID, r.Event.EventID}}
+	}
+	return batch.Rows(ctx, tx, statements, pgx.RowToStructByName[reservation])
+}
+
+// commitAll sells the tickets that are held for the bookings. It gives nil, and changes nothing, for a booking that holds none.
+func commitAll(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.CommitEventInventory]) ([]*reservation, error) {
+	statements := make([]batch.Statement, len(requests))
+	for i, r := range requests {
+		statements[i] = batch.Statement{SQL: `
+		WITH committed AS (
+			UPDATE catalog.reservations
+			SET hold = 'sold', settled_at = clock_timestamp()
+			WHERE booking_id = $1 AND event_id = $2 AND hold = 'held'
+			RETURNING ` + reservationColumns + `
+		), sold AS (
+			UPDATE catalog.events AS e
+			SET held = held - quantity, sold = sold + quantity, version = e.version + 1
+			FROM committed WHERE e.id = $2
+		)
+		SELECT ` + reservationColumns + ` FROM committed`,
+			Args: []any{r.Event.BookingID, r.Event.EventID}}
+	}
+	return batch.Rows(ctx, tx, statements, pgx.RowToStructByName[reservation])
+}
+
+// forestall notes that a booking gets no tickets when it asks. It is pgx.ErrNoRows when it has asked.
+func forestall(ctx context.Context, tx pgx.Tx, request contracts.ReleaseEventInventory) (reservation, error) {
+	return oneReservation(ctx, tx, `
+		INSERT INTO catalog.reservations (booking_id, event_id, quantity, outcome, hold, settled_at)
+		VALUES ($1, $2, 0, 'released', 'released', clock_timestamp())
+		ON CONFLICT (booking_id) DO NOTHING
+		RETURNING `+reservationColumns, request.BookingID, request.EventID)
 }
 
 // reservationOf is pgx.ErrNoRows when the booking has not asked.

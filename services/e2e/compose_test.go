@@ -46,6 +46,7 @@ var programs = map[string]struct {
 	"catalog":      {"services/cmd/catalog", []string{"TW_DATABASE_URL", "TW_AMQP_URL"}},
 	"payment":      {"services/cmd/payment", []string{"TW_DATABASE_URL", "TW_AMQP_URL"}},
 	"notification": {"services/cmd/notification", []string{"TW_DATABASE_URL", "TW_AMQP_URL", "TW_SMTP_ADDR"}},
+	"saga":         {"services/cmd/saga", []string{"TW_DATABASE_URL", "TW_AMQP_URL"}},
 }
 
 // compose loads docker-compose.yml as Docker does, under the given environment.
@@ -142,7 +143,7 @@ func TestComposePortsAreOfThisMachine(t *testing.T) {
 	t.Parallel()
 	defaults := map[string]string{
 		"postgres": "5432:5432", "rabbitmq": "5672:5672 15672:15672", "mailpit": "8025:8025",
-		"booking": "5001:5001", "catalog": "5002:5002", "payment": "5003:5003", "notification": "5004:5004", "relay": "5010:5010 5011:5011",
+		"booking": "5001:5001", "catalog": "5002:5002", "payment": "5003:5003", "notification": "5004:5004", "saga": "5005:5005", "relay": "5010:5010 5011:5011",
 		"migrate": "", "topology": "",
 	}
 	assertPorts(t, compose(t, nil), defaults)
@@ -178,7 +179,7 @@ func TestComposeStartsInOrder(t *testing.T) {
 		"postgres": {}, "rabbitmq": {}, "mailpit": {},
 		"migrate":  {"postgres": healthy},
 		"topology": {"migrate": done, "rabbitmq": healthy},
-		"relay":    prepared, "booking": prepared, "catalog": prepared, "payment": prepared,
+		"relay":    prepared, "booking": prepared, "catalog": prepared, "payment": prepared, "saga": prepared,
 		"notification": {"postgres": healthy, "topology": done, "mailpit": healthy},
 	}
 	project := compose(t, nil)
@@ -508,6 +509,8 @@ func TestBrokerUsersMayDoTheirWorkAndNoMore(t *testing.T) {
 	}{
 		"read its queue":           {"booking", true, get("booking.0")},
 		"read another's queue":     {"booking", false, get("catalog.0")},
+		"hear answers":             {"saga", true, get("saga.2")},
+		"hear for another":         {"saga", false, get("booking.2")},
 		"read dead letters":        {"booking", false, get("booking.0.dead")},
 		"write dead letters":       {"catalog", true, publish(t.Context(), "ticketwave.dead", "catalog.3")},
 		"write events":             {"catalog", false, publish(t.Context(), "ticketwave.events", "x")},

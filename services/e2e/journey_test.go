@@ -36,7 +36,7 @@ var documented = []string{
 func TestABookingTravelsThroughEverything(t *testing.T) {
 	t.Parallel()
 	c := newCity(t)
-	c.start("relay", "booking", "catalog", "payment", "notification")
+	c.start("relay", "booking", "catalog", "payment", "notification", "saga")
 	event := c.sell(100)
 	var made struct {
 		Booking booking
@@ -74,7 +74,7 @@ func TestABookingTravelsThroughEverything(t *testing.T) {
 		}
 	}
 	c.checkLog(b.ID)
-	for _, name := range []string{"booking", "catalog", "payment", "notification", "relay"} {
+	for _, name := range []string{"booking", "catalog", "payment", "notification", "saga", "relay"} {
 		c.proc(name).stop()
 	}
 }

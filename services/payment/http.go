@@ -1,19 +1,51 @@
 package payment
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/services/internal/web"
+	"github.com/jcp/ticketwave/services/payment/gateway"
 )
 
-// Routes adds payment's API.
+// Routes adds payment's API, the endpoint of webhooks, and the sandbox's checkout page.
 func (s *Service) Routes(r *web.Router) {
 	r.Handle(http.MethodGet, "/api/payments", s.getPayments)
 	r.Handle(http.MethodGet, "/api/payments/{id}", s.getPayment)
+	r.Handle(http.MethodPost, WebhookPath("{gateway}"), s.postWebhook)
+	r.Handle(http.MethodGet, ThanksPath, func(w http.ResponseWriter, _ *http.Request) error { return gateway.Thanks(w) })
+	s.sandbox.Routes(r)
+}
+
+// ThanksPath is the page for people who come back from another gateway's.
+const ThanksPath = "/pay/thanks"
+
+// statement is a payment and its money.
+type statement struct {
+	Payment
+	Captured contracts.Amount `json:"captured"`
+	Refunded contracts.Amount `json:"refunded"`
+}
+
+// statementOf adds what the books say.
+func (s *Service) statementOf(ctx context.Context, p Payment) (statement, error) {
+	all, err := charges(ctx, s.pool, p.ID)
+	if err != nil {
+		return statement{}, fmt.Errorf("read the books of payment %s: %w", p.ID, err)
+	}
+	st := statement{Payment: p}
+	for _, c := range all {
+		st.Captured += c.Amount
+		if c.RefundedAt != nil {
+			st.Refunded += c.Amount
+		}
+	}
+	return st, nil
 }
 
 // getPayments lists the payments of one booking: one, or none yet.
@@ -30,9 +62,13 @@ func (s *Service) getPayments(w http.ResponseWriter, r *http.Request) error {
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return fmt.Errorf("read the payment of booking %s: %w", booking, err)
 	}
-	list := web.List[Payment]{Items: []Payment{}}
+	list := web.List[statement]{Items: []statement{}}
 	if err == nil {
-		list.Items = append(list.Items, p)
+		st, err := s.statementOf(r.Context(), p)
+		if err != nil {
+			return err
+		}
+		list.Items = append(list.Items, st)
 	}
 	return web.WriteJSON(w, http.StatusOK, list)
 }
@@ -49,5 +85,9 @@ func (s *Service) getPayment(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("read payment %s: %w", id, err)
 	}
-	return web.WriteJSON(w, http.StatusOK, p)
+	st, err := s.statementOf(r.Context(), p)
+	if err != nil {
+		return err
+	}
+	return web.WriteJSON(w, http.StatusOK, st)
 }

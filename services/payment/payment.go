@@ -1,7 +1,6 @@
 package payment
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,29 +9,57 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/jcp/ticketwave/contracts"
-	"github.com/jcp/ticketwave/outbox"
-	"github.com/jcp/ticketwave/outbox/inbox"
+	"github.com/jcp/ticketwave/services/payment/gateway"
+	"github.com/jcp/ticketwave/services/payment/internal/loop"
 )
 
 // DefaultBaseURL begins payment URLs when Config names nothing else.
 const DefaultBaseURL = "http://localhost:5003"
 
-// Payment is what a user is asked to pay for a booking.
+// Status is how far a payment has come.
+type Status string
+
+// The states of a payment; doc.go has their diagram.
+const (
+	Preparing   Status = "preparing"
+	Prepared    Status = "prepared"
+	Completed   Status = "completed"
+	Failed      Status = "failed"
+	Expired     Status = "expired"
+	Cancelled   Status = "cancelled"
+	Refunded    Status = "refunded"
+	Unavailable Status = "unavailable"
+)
+
+// Payment is what a user is asked to pay for a booking, and what became of it.
 type Payment struct {
-	ID         uuid.UUID        `db:"id" json:"id"`
-	BookingID  uuid.UUID        `db:"booking_id" json:"bookingId"`
-	UserID     uuid.UUID        `db:"user_id" json:"userId"`
-	Amount     contracts.Amount `db:"amount_minor" json:"amount"`
-	Currency   string           `db:"currency" json:"currency"`
-	Status     string           `db:"status" json:"status"`
-	URL        string           `db:"url" json:"url"`
-	ExpiresAt  time.Time        `db:"expires_at" json:"expiresAt"`
-	PreparedAt time.Time        `db:"prepared_at" json:"preparedAt"`
+	ID        uuid.UUID        `db:"id" json:"id"`
+	BookingID uuid.UUID        `db:"booking_id" json:"bookingId"`
+	UserID    uuid.UUID        `db:"user_id" json:"userId"`
+	Amount    contracts.Amount `db:"amount_minor" json:"amount"`
+	Currency  string           `db:"currency" json:"currency"`
+	Status    Status           `db:"status" json:"status"`
+	// Reason is why a payment failed or could not be prepared.
+	Reason *string `db:"reason" json:"reason"`
+	// URL is where to pay; null until the gateway has opened a session.
+	URL        *string   `db:"url" json:"url"`
+	Gateway    string    `db:"gateway" json:"gateway"`
+	ExpiresAt  time.Time `db:"expires_at" json:"expiresAt"`
+	PreparedAt time.Time `db:"prepared_at" json:"preparedAt"`
+	// SettledAt is when the payment ended, or was completed.
+	SettledAt *time.Time `db:"settled_at" json:"settledAt"`
+
+	Session       *string `db:"session" json:"-"`
+	CorrelationID string  `db:"correlation_id" json:"-"`
+	CausationID   string  `db:"causation_id" json:"-"`
+	TraceParent   string  `db:"trace_parent" json:"-"`
 }
+
+// WebhookPath is where the webhooks of a gateway arrive.
+func WebhookPath(gatewayName string) string { return "/api/payments/webhooks/" + gatewayName }
 
 // Config of a Service.
 type Config struct {
@@ -40,18 +67,32 @@ type Config struct {
 	Pool *pgxpool.Pool
 	// Logger is slog.Default() if nil.
 	Logger *slog.Logger
-	// BaseURL begins the URLs at which payments are made. Default DefaultBaseURL.
+	// BaseURL begins the URLs at which payments are made in the sandbox. Default DefaultBaseURL.
 	BaseURL string
+	// WebhookURL is where the sandbox sends its webhooks. Default WebhookPath where this process answers, once that is known
+	// (AnswersAt), and until then behind BaseURL.
+	WebhookURL string
+	// SandboxSecrets sign the sandbox's webhooks. Default: a secret in the database.
+	SandboxSecrets gateway.Secrets
+	// Lateness is how long after the end of a payment the sandbox's late money arrives. Default gateway.DefaultLateness.
+	Lateness time.Duration
+	// Gateway is where new payments are opened. Default the sandbox.
+	Gateway gateway.Gateway
 }
 
 // Service is payment.
 type Service struct {
-	pool *pgxpool.Pool
-	log  *slog.Logger
-	base string
+	pool    *pgxpool.Pool
+	log     *slog.Logger
+	sandbox *gateway.Sandbox
+	// active opens new payments; gateways are all that old ones may belong to, by name.
+	active   gateway.Gateway
+	gateways map[string]gateway.Gateway
+	tasks    loop.Bell
+	calledAt bool // somebody said where webhooks go
 }
 
-// New makes a Service. It does not touch the database.
+// New makes a Service. It touches neither the database nor a gateway.
 func New(cfg Config) (*Service, error) {
 	if cfg.Pool == nil {
 		return nil, errors.New("payment: config has no Pool")
@@ -66,7 +107,32 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Service{pool: cfg.Pool, log: cfg.Logger, base: base}, nil
+	calledAt := cfg.WebhookURL != ""
+	if !calledAt {
+		cfg.WebhookURL = base + WebhookPath(gateway.SandboxName)
+	}
+	sandbox, err := gateway.NewSandbox(gateway.SandboxConfig{
+		Pool: cfg.Pool, Logger: cfg.Logger, BaseURL: base, WebhookURL: cfg.WebhookURL, Secrets: cfg.SandboxSecrets, Lateness: cfg.Lateness,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("payment: %w", err)
+	}
+	s := &Service{
+		pool: cfg.Pool, log: cfg.Logger, sandbox: sandbox, active: sandbox,
+		gateways: map[string]gateway.Gateway{gateway.SandboxName: sandbox}, tasks: loop.NewBell(), calledAt: calledAt,
+	}
+	if cfg.Gateway != nil {
+		s.active = cfg.Gateway
+		s.gateways[cfg.Gateway.Name()] = cfg.Gateway
+	}
+	return s, nil
+}
+
+// AnswersAt lets the sandbox call this process back, where no other address is configured.
+func (s *Service) AnswersAt(url string) {
+	if !s.calledAt {
+		s.sandbox.DeliverTo(url + WebhookPath(gateway.SandboxName))
+	}
 }
 
 // checkBase takes http and https URLs that a path can be added to.
@@ -76,40 +142,4 @@ func checkBase(base string) (string, error) {
 		return "", fmt.Errorf("payment: base URL %q: want http://host or https://host, with or without a path", base)
 	}
 	return strings.TrimRight(base, "/"), nil
-}
-
-// Prepare handles PreparePaymentData: it makes the booking's payment, if there is none yet, and publishes
-// PaymentDataPrepared with what there is then. The requests must be of different bookings.
-func (s *Service) Prepare(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.PreparePaymentData]) error {
-	for _, r := range requests {
-		s.log.InfoContext(r.Context(), logProcessing, "booking_id", r.Event.BookingID, "amount", r.Event.Amount.String(), "currency", r.Event.Currency)
-	}
-	made, err := insertPayments(ctx, tx, s.base+"/pay/", requests)
-	if err != nil {
-		return fmt.Errorf("store the payments of %d bookings: %w", len(requests), err)
-	}
-	for i, r := range requests {
-		if err := s.prepared(r.Context(), tx, r.Event.BookingID, made[i]); err != nil {
-			return fmt.Errorf("prepare the payment of booking %s: %w", r.Event.BookingID, err)
-		}
-	}
-	return nil
-}
-
-// prepared answers a request with the payment that was made, or else with that which the booking has.
-func (s *Service) prepared(ctx context.Context, tx pgx.Tx, booking string, made *Payment) error {
-	log, done := s.log.With("booking_id", booking), logPrepared
-	if made == nil {
-		known, err := paymentOf(ctx, tx, booking)
-		if err != nil {
-			return err
-		}
-		made, done = &known, logRepeated
-	}
-	log.InfoContext(ctx, done, "payment_id", made.ID.String())
-	if err := outbox.Append(ctx, tx, made.prepared()); err != nil {
-		return fmt.Errorf("answer: %w", err)
-	}
-	log.InfoContext(ctx, logPublished)
-	return nil
 }

@@ -4,9 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,29 +26,52 @@ import (
 	"github.com/jcp/ticketwave/outbox/outboxtest"
 	"github.com/jcp/ticketwave/services/internal/web"
 	"github.com/jcp/ticketwave/services/payment"
+	"github.com/jcp/ticketwave/services/payment/gateway"
 )
 
-// till is payment on a database of its own, connected as the service's role.
+const patience = 20 * time.Second
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// till is payment on a database of its own, connected as the service's role, and served over HTTP. Its loops do not run: tests
+// take their steps.
 type till struct {
 	db      *outboxtest.Database
 	pool    *pgxpool.Pool
 	service *payment.Service
-	router  *web.Router
+	sandbox *gateway.Sandbox // another process of the same sandbox
+	server  *httptest.Server
 }
 
-func newTill(t *testing.T) *till {
+// newTill makes a till whose payments are opened at the gateway that elsewhere returns, or in the sandbox.
+func newTill(t testing.TB, elsewhere func(*gateway.Sandbox) gateway.Gateway) *till {
 	t.Helper()
 	x := &till{db: outboxtest.NewDatabase(t, "payment", "payment")}
 	x.pool = outboxtest.NewPool(t, x.db.ServiceURL)
-	quiet := slog.New(slog.DiscardHandler)
+	router := web.NewRouter(web.Config{Logger: quiet})
+	x.server = httptest.NewServer(router)
+	t.Cleanup(x.server.Close)
 	var err error
-	if x.service, err = payment.New(payment.Config{Pool: x.pool, Logger: quiet, BaseURL: "https://pay.example/"}); err != nil {
+	if x.sandbox, err = gateway.NewSandbox(gateway.SandboxConfig{
+		Pool: x.pool, Logger: quiet, BaseURL: x.server.URL, WebhookURL: x.server.URL + payment.WebhookPath("sandbox"), Lateness: time.Millisecond,
+	}); err != nil {
 		t.Fatal(err)
 	}
-	x.router = web.NewRouter(web.Config{Logger: quiet})
-	x.service.Routes(x.router)
+	cfg := payment.Config{Pool: x.pool, Logger: quiet, BaseURL: x.server.URL + "/", Lateness: time.Millisecond}
+	if elsewhere != nil {
+		cfg.Gateway = elsewhere(x.sandbox)
+	}
+	if x.service, err = payment.New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	x.service.Routes(router)
 	return x
 }
+
+// remote is a sandbox that has to be called: its sessions are not opened in the payment's transaction.
+type remote struct{ gateway.Gateway }
+
+func remotely(s *gateway.Sandbox) gateway.Gateway { return remote{s} }
 
 func asks(booking uuid.UUID) contracts.PreparePaymentData {
 	now := time.Now().UTC().Truncate(time.Microsecond)
@@ -53,36 +80,228 @@ func asks(booking uuid.UUID) contracts.PreparePaymentData {
 	}
 }
 
-func (x *till) prepare(request contracts.PreparePaymentData) error {
-	ctx := context.Background()
-	return outbox.InTx(ctx, x.pool, func(tx pgx.Tx) error { return x.service.Prepare(ctx, tx, inbox.One(ctx, request)) })
+// handle runs a handler as the inbox does.
+func handle[T any](x *till, handler func(context.Context, pgx.Tx, []inbox.Item[T]) error, request T) error {
+	ctx := outbox.WithCausality(context.Background(), outbox.Causality{CorrelationID: "flow", CausationID: "cause"})
+	return outbox.InTx(ctx, x.pool, func(tx pgx.Tx) error { return handler(ctx, tx, inbox.One(ctx, request)) })
 }
 
-// answers are the events published about a booking.
-func (x *till) answers(t *testing.T, booking uuid.UUID) []contracts.PaymentDataPrepared {
+func (x *till) prepare(request contracts.PreparePaymentData) error {
+	return handle(x, x.service.Prepare, request)
+}
+
+func (x *till) cancel(booking uuid.UUID) error {
+	return handle(x, x.service.Cancel, contracts.CancelPayment{
+		BookingID: booking.String(), Reason: contracts.UndoBookingCancelled, RequestedAt: time.Now(),
+	})
+}
+
+func (x *till) refund(booking uuid.UUID, id string) error {
+	return handle(x, x.service.Refund, contracts.RefundPayment{
+		BookingID: booking.String(), PaymentID: id, Reason: contracts.UndoBookingCancelled, RequestedAt: time.Now(),
+	})
+}
+
+// prepared is the id of a new payment that can be made.
+func (x *till) prepared(t testing.TB, booking uuid.UUID) string {
 	t.Helper()
-	rows, err := x.db.Query(t.Context(), `SELECT payload FROM outbox.messages WHERE key = $1 AND topic = $2 ORDER BY id`, booking.String(), contracts.TypePaymentDataPrepared)
-	if err != nil {
+	if err := x.prepare(asks(booking)); err != nil {
 		t.Fatal(err)
 	}
-	payloads, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
-	if err != nil {
-		t.Fatal(err)
+	x.work(t)
+	return x.paymentID(t, booking)
+}
+
+func (x *till) paymentID(t testing.TB, booking uuid.UUID) string {
+	t.Helper()
+	return scalar[string](t, x, `SELECT id::text FROM payment.payments WHERE booking_id = $1`, booking)
+}
+
+func (x *till) status(t testing.TB, booking uuid.UUID) string {
+	t.Helper()
+	return scalar[string](t, x, `SELECT coalesce((SELECT status FROM payment.payments WHERE booking_id = $1), 'none')`, booking)
+}
+
+func scalar[T any](t testing.TB, x *till, sql string, args ...any) (v T) {
+	t.Helper()
+	if err := x.db.QueryRow(context.Background(), sql, args...).Scan(&v); err != nil {
+		t.Fatalf("%s: %v", sql, err)
 	}
-	var found []contracts.PaymentDataPrepared
-	for _, payload := range payloads {
-		var e contracts.PaymentDataPrepared
-		if err := errors.Join(json.Unmarshal(payload, &e), e.Validate()); err != nil {
-			t.Fatalf("%s: %v", payload, err)
+	return v
+}
+
+func (x *till) exec(t testing.TB, sql string, args ...any) {
+	t.Helper()
+	if _, err := x.db.Exec(context.Background(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// work does the tasks that are due.
+func (x *till) work(t testing.TB) {
+	t.Helper()
+	for {
+		n, err := x.service.Work(context.Background())
+		if err != nil {
+			t.Fatal(err)
 		}
-		found = append(found, e)
+		if n == 0 {
+			return
+		}
 	}
-	return found
+}
+
+// deliver sends all webhooks of the sandbox, the late ones too.
+func (x *till) deliver(t testing.TB) {
+	t.Helper()
+	for {
+		x.exec(t, `UPDATE payment.sandbox_webhooks SET next_at = clock_timestamp() WHERE delivered_at IS NULL AND attempts < 5`)
+		n, err := x.sandbox.Deliver(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 0 {
+			return
+		}
+	}
+}
+
+// expire lets the payment's time pass.
+func (x *till) expire(t testing.TB, booking uuid.UUID) {
+	t.Helper()
+	x.exec(t, `UPDATE payment.payments SET expires_at = clock_timestamp() WHERE booking_id = $1`, booking)
+	if _, err := x.service.Expire(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// press is a button of the checkout page.
+func (x *till) press(t testing.TB, id, action string) {
+	t.Helper()
+	resp, err := x.server.Client().PostForm(x.server.URL+"/pay/"+id, url.Values{"action": {action}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(resp.Body)
+		t.Fatalf("%s: %s %s", action, resp.Status, body)
+	}
+}
+
+// paid is the id of a payment that has been made.
+func (x *till) paid(t testing.TB, booking uuid.UUID) string {
+	t.Helper()
+	id := x.prepared(t, booking)
+	x.press(t, id, "pay")
+	x.deliver(t)
+	return id
+}
+
+// message is what was published.
+type message struct {
+	Topic, Payload, Correlation, Causation string
+}
+
+// said are the events published about a booking, in their order, each valid.
+func (x *till) said(t testing.TB, booking uuid.UUID) []contracts.Event {
+	t.Helper()
+	rows, err := x.db.Query(context.Background(), `
+		SELECT topic, convert_from(payload, 'UTF8'), coalesce(metadata->>$2, ''), coalesce(metadata->>$3, '')
+		FROM outbox.messages WHERE key = $1 ORDER BY id`, booking.String(), outbox.HeaderCorrelationID, outbox.HeaderCausationID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[message])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var events []contracts.Event
+	for _, m := range all {
+		if m.Correlation != "flow" || m.Causation != "cause" {
+			t.Errorf("%s has correlation %q and causation %q", m.Topic, m.Correlation, m.Causation)
+		}
+		events = append(events, decode(t, m))
+	}
+	return events
+}
+
+func decode(t testing.TB, m message) contracts.Event {
+	t.Helper()
+	for _, make := range []func() contracts.Event{
+		as[contracts.PaymentDataPrepared], as[contracts.PaymentPreparationFailed], as[contracts.PaymentCompleted], as[contracts.PaymentFailed],
+		as[contracts.PaymentExpired], as[contracts.PaymentCancelled], as[contracts.PaymentRefunded],
+	} {
+		if e := make(); e.EventType() == m.Topic {
+			if err := errors.Join(json.Unmarshal([]byte(m.Payload), e), e.Validate()); err != nil {
+				t.Fatalf("%s: %v", m.Payload, err)
+			}
+			return e
+		}
+	}
+	t.Fatalf("unexpected event %s", m.Topic)
+	return nil
+}
+
+func as[T any]() contracts.Event { return any(new(T)).(contracts.Event) }
+
+// words are the names of the events, short.
+func words(events []contracts.Event) string {
+	var all []string
+	for _, e := range events {
+		name := strings.TrimSuffix(strings.TrimPrefix(e.EventType(), "ticketwave.payment.payment-"), ".v1")
+		all = append(all, name)
+	}
+	return strings.Join(all, " ")
+}
+
+func (x *till) hears(t testing.TB, booking uuid.UUID, want string) {
+	t.Helper()
+	if got := words(x.said(t, booking)); got != want {
+		t.Errorf("published %q, want %q", got, want)
+	}
+}
+
+// balances checks the books against the payments, and the sandbox's against both.
+func (x *till) balances(t testing.TB) {
+	t.Helper()
+	x.reconciles(t)
+	if n := scalar[int64](t, x, `
+		SELECT coalesce((SELECT sum(amount_minor) FROM payment.sandbox_sessions WHERE state IN ('paid', 'paying') AND refund IS NULL), 0)::bigint
+		     - coalesce((SELECT sum(completed_minor) FROM payment.books), 0)::bigint`); n != 0 {
+		t.Errorf("the sandbox holds %d more than what the payments say", n)
+	}
+}
+
+// reconciles checks the books against the payments.
+func (x *till) reconciles(t testing.TB) {
+	t.Helper()
+	if n := scalar[int64](t, x, `SELECT coalesce(sum(captured_minor - refunded_minor - completed_minor), 0)::bigint FROM payment.books`); n != 0 {
+		t.Errorf("captured - refunded - completed = %d", n)
+	}
+	if n := scalar[int](t, x, `SELECT count(*) FROM payment.payments AS p
+		WHERE (SELECT coalesce(sum(CASE kind WHEN 'captured' THEN amount_minor ELSE -amount_minor END), 0) FROM payment.ledger WHERE payment_id = p.id)
+		   <> CASE p.status WHEN 'completed' THEN amount_minor ELSE 0 END`); n != 0 {
+		t.Errorf("%d payments do not balance", n)
+	}
+	if n := scalar[int](t, x, `SELECT count(*) FROM payment.tasks WHERE state <> 'done'`); n != 0 {
+		t.Errorf("%d tasks are left", n)
+	}
+}
+
+// both runs a test with the sandbox at home and with one that has to be called.
+func both(t *testing.T, test func(*testing.T, *till)) {
+	for name, elsewhere := range map[string]func(*gateway.Sandbox) gateway.Gateway{"local": nil, "remote": remotely} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, newTill(t, elsewhere))
+		})
+	}
 }
 
 func TestABookingHasOnePaymentHoweverOftenItAsks(t *testing.T) {
 	t.Parallel()
-	x := newTill(t)
+	x := newTill(t, nil)
 	booking := uuid.New()
 	request := asks(booking)
 	var wg sync.WaitGroup
@@ -94,12 +313,14 @@ func TestABookingHasOnePaymentHoweverOftenItAsks(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	got := x.answers(t, booking)
+	got := x.said(t, booking)
 	if len(got) != 4 {
 		t.Fatalf("%d answers, want 4", len(got))
 	}
 	for _, e := range got {
-		if e.PaymentID != got[0].PaymentID || e.Amount != 5000 || e.PaymentURL != "https://pay.example/pay/"+e.PaymentID || !e.ExpiresAt.Equal(request.ExpiresAt) {
+		e, ok := e.(*contracts.PaymentDataPrepared)
+		if !ok || e.PaymentID != got[0].(*contracts.PaymentDataPrepared).PaymentID || e.Amount != 5000 ||
+			e.PaymentURL != x.server.URL+"/pay/"+e.PaymentID || !e.ExpiresAt.Equal(request.ExpiresAt) {
 			t.Errorf("answer %+v", e)
 		}
 	}
@@ -107,12 +328,12 @@ func TestABookingHasOnePaymentHoweverOftenItAsks(t *testing.T) {
 
 func TestARollbackLeavesNothing(t *testing.T) {
 	t.Parallel()
-	x := newTill(t)
+	x := newTill(t, nil)
 	booking, changed := uuid.New(), errors.New("changed my mind")
 	err := outbox.InTx(t.Context(), x.pool, func(tx pgx.Tx) error {
 		return errors.Join(x.service.Prepare(t.Context(), tx, inbox.One(t.Context(), asks(booking))), changed)
 	})
-	if !errors.Is(err, changed) || len(x.answers(t, booking)) != 0 {
+	if !errors.Is(err, changed) || len(x.said(t, booking)) != 0 {
 		t.Errorf("error %v", err)
 	}
 	if body := x.get(t, "/api/payments?bookingId="+booking.String(), http.StatusOK); body != `{"items":[]}` {
@@ -120,26 +341,28 @@ func TestARollbackLeavesNothing(t *testing.T) {
 	}
 }
 
-func (x *till) get(t *testing.T, path string, want int) string {
+func (x *till) get(t testing.TB, path string, want int) string {
 	t.Helper()
-	w := httptest.NewRecorder()
-	x.router.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
-	if w.Code != want {
-		t.Errorf("GET %s: status %d, want %d: %s", path, w.Code, want, w.Body)
+	resp, err := x.server.Client().Get(x.server.URL + path)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return w.Body.String()
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != want {
+		t.Errorf("GET %s: status %d, want %d: %s %v", path, resp.StatusCode, want, body, err)
+	}
+	return string(body)
 }
 
 func TestHTTP(t *testing.T) {
 	t.Parallel()
-	x := newTill(t)
+	x := newTill(t, nil)
 	booking := uuid.New()
-	if err := x.prepare(asks(booking)); err != nil {
-		t.Fatal(err)
-	}
-	id := x.answers(t, booking)[0].PaymentID
+	id := x.prepared(t, booking)
 	for _, path := range []string{"/api/payments/" + id, "/api/payments?bookingId=" + booking.String()} {
-		if body := x.get(t, path, http.StatusOK); !strings.Contains(body, `"amount":"50.00","currency":"EUR","status":"prepared"`) {
+		if body := x.get(t, path, http.StatusOK); !strings.Contains(body, `"amount":"50.00","currency":"EUR","status":"prepared"`) ||
+			!strings.Contains(body, `"captured":"0.00","refunded":"0.00"`) || strings.Contains(body, "orrelation") {
 			t.Error(body)
 		}
 	}
@@ -150,10 +373,17 @@ func TestHTTP(t *testing.T) {
 	x.get(t, "/api/payments?userId="+id, http.StatusBadRequest)
 }
 
-func TestTheRoleMayNotRewritePayments(t *testing.T) {
+func TestTheRoleMayNotRewriteTheBooks(t *testing.T) {
 	t.Parallel()
-	x := newTill(t)
-	for _, statement := range []string{`UPDATE payment.payments SET amount_minor = 1`, `DELETE FROM payment.payments`, `TRUNCATE payment.payments`} {
+	x := newTill(t, nil)
+	x.paid(t, uuid.New())
+	for _, statement := range []string{
+		`UPDATE payment.payments SET amount_minor = 1`, `UPDATE payment.payments SET expires_at = now()`, `DELETE FROM payment.payments`,
+		`TRUNCATE payment.payments`, `UPDATE payment.ledger SET amount_minor = 1`, `DELETE FROM payment.ledger`,
+		`UPDATE payment.ledger SET kind = 'refunded'`, `DELETE FROM payment.tasks`, `UPDATE payment.tasks SET charge = 'x'`,
+		`DELETE FROM payment.webhooks`, `DELETE FROM payment.cancellations`, `UPDATE payment.sandbox_sessions SET amount_minor = 1`,
+		`UPDATE payment.sandbox_webhooks SET body = ''`, `UPDATE payment.sandbox_secret SET secret = secret`,
+	} {
 		if _, err := x.pool.Exec(t.Context(), statement); err == nil {
 			t.Errorf("%s is allowed", statement)
 		}
@@ -162,10 +392,138 @@ func TestTheRoleMayNotRewritePayments(t *testing.T) {
 
 func TestNewRefusesABadURL(t *testing.T) {
 	t.Parallel()
-	x := newTill(t)
+	x := newTill(t, nil)
 	for _, base := range []string{"ftp://a", "pay.example", "http://", "http://a?b=c", "http://a#b"} {
 		if _, err := payment.New(payment.Config{Pool: x.pool, BaseURL: base}); err == nil {
 			t.Errorf("%s is taken", base)
+		}
+		if _, err := payment.New(payment.Config{Pool: x.pool, WebhookURL: strings.TrimRight(base, "?b=c#")}); err == nil && !strings.HasPrefix(base, "http://a") {
+			t.Errorf("webhook URL %s is taken", base)
+		}
+	}
+}
+
+// TestLives plays every short story of a payment. A step ends with its tasks done, and all webhooks delivered but those of
+// "quiet" steps, whose webhooks come at the next "deliver".
+func TestLives(t *testing.T) {
+	t.Parallel()
+	stories := []struct{ story, status, published string }{
+		{"prepare pay", "completed", "data-prepared completed"},
+		{"prepare pay prepare cancel", "completed", "data-prepared completed completed completed"},
+		{"prepare pay refund", "refunded", "data-prepared completed refunded"},
+		{"prepare pay refund refund cancel prepare", "refunded", "data-prepared completed refunded refunded refunded refunded"},
+		{"prepare pay expire", "completed", "data-prepared completed"},
+		{"prepare pay pay decline", "completed", "data-prepared completed"},
+		{"prepare decline", "failed", "data-prepared failed"},
+		{"prepare decline cancel expire pay", "failed", "data-prepared failed failed"},
+		{"prepare expire", "expired", "data-prepared expired"},
+		{"prepare expire cancel expire prepare pay", "expired", "data-prepared expired expired expired"},
+		{"prepare cancel", "cancelled", "data-prepared cancelled"},
+		{"prepare cancel cancel prepare expire pay decline", "cancelled", "data-prepared cancelled cancelled cancelled"},
+		{"cancel", "none", "cancelled"},
+		{"cancel prepare", "none", "cancelled cancelled"},
+		{"cancel cancel prepare prepare cancel", "none", "cancelled cancelled cancelled cancelled cancelled"},
+		{"prepare late expire deliver", "expired", "data-prepared expired refunded"},
+		{"prepare late expire deliver refund cancel", "expired", "data-prepared expired refunded refunded expired"},
+		{"prepare late cancel deliver", "cancelled", "data-prepared cancelled refunded"},
+		{"prepare late deliver", "completed", "data-prepared completed"},
+		{"prepare quietpay cancel deliver", "cancelled", "data-prepared cancelled refunded"},
+		{"prepare quietpay expire deliver", "expired", "data-prepared expired refunded"},
+		{"prepare quietdecline cancel deliver", "cancelled", "data-prepared cancelled"},
+		{"prepare refund pay", "cancelled", "data-prepared cancelled"},
+		{"prepare quietpay refund deliver", "cancelled", "data-prepared cancelled refunded"},
+		{"prepare decline refund", "failed", "data-prepared failed failed"},
+		{"tooLate prepare cancel refund", "unavailable", "preparation-failed preparation-failed preparation-failed preparation-failed"},
+		{"noCurrency prepare cancel", "unavailable", "preparation-failed preparation-failed preparation-failed"},
+	}
+	both(t, func(t *testing.T, x *till) {
+		for _, c := range stories {
+			t.Run(strings.ReplaceAll(c.story, " ", "-"), func(t *testing.T) {
+				booking := uuid.New()
+				for _, step := range strings.Fields(c.story) {
+					x.step(t, booking, step)
+				}
+				if got := x.status(t, booking); got != c.status {
+					t.Errorf("status %s, want %s", got, c.status)
+				}
+				x.hears(t, booking, c.published)
+				x.balances(t)
+			})
+		}
+	})
+}
+
+// step is one step of a story.
+func (x *till) step(t testing.TB, booking uuid.UUID, step string) {
+	t.Helper()
+	var err error
+	switch step {
+	case "prepare":
+		err = x.prepare(asks(booking))
+	case "tooLate":
+		request := asks(booking)
+		request.ExpiresAt = time.Now().Add(-time.Second)
+		err = x.prepare(request)
+	case "noCurrency":
+		request := asks(booking)
+		request.Currency = "XXX"
+		err = x.prepare(request)
+	case "cancel":
+		err = x.cancel(booking)
+	case "refund":
+		err = x.refund(booking, x.paymentID(t, booking))
+	case "expire":
+		x.expire(t, booking)
+	case "deliver":
+		x.deliver(t)
+	case "pay", "decline":
+		x.press(t, x.paymentID(t, booking), step)
+		x.deliver(t)
+	case "late":
+		x.press(t, x.paymentID(t, booking), step)
+	case "quietpay", "quietdecline":
+		x.press(t, x.paymentID(t, booking), strings.TrimPrefix(step, "quiet"))
+	default:
+		err = fmt.Errorf("no such step")
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", step, err)
+	}
+	x.work(t)
+}
+
+func TestACancellationAndItsRequestAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	both(t, func(t *testing.T, x *till) {
+		for range 25 {
+			booking := uuid.New()
+			var wg sync.WaitGroup
+			for _, do := range []func() error{func() error { return x.prepare(asks(booking)) }, func() error { return x.cancel(booking) }} {
+				wg.Go(func() {
+					if err := do(); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			x.work(t)
+			said := words(x.said(t, booking))
+			if status := x.status(t, booking); !slices.Contains([]string{"cancelled", "none"}, status) || !strings.HasSuffix(said, "cancelled") {
+				t.Fatalf("status %s, published %q", status, said)
+			}
+		}
+		x.balances(t)
+	})
+}
+
+func TestARefundOfAnotherPaymentIsParked(t *testing.T) {
+	t.Parallel()
+	x := newTill(t, nil)
+	booking := uuid.New()
+	x.paid(t, booking)
+	for _, b := range []uuid.UUID{booking, uuid.New()} {
+		if err := x.refund(b, uuid.NewString()); err == nil || !strings.Contains(err.Error(), "has no payment") {
+			t.Errorf("error %v", err)
 		}
 	}
 }

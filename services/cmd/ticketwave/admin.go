@@ -15,6 +15,9 @@ import (
 	schema "github.com/jcp/ticketwave/sql"
 )
 
+// madeTokens is the token file that is made where none is named.
+var madeTokens = filepath.Join(".run", "admin-tokens")
+
 // offerAdmin opens the administration API. Without a token file it makes one in .run, and token is the file that the
 // operator's token is in.
 func offerAdmin(ctx context.Context, opts options) (d *admin.Daemon, token string, err error) {
@@ -24,7 +27,7 @@ func offerAdmin(ctx context.Context, opts options) (d *admin.Daemon, token strin
 	}
 	if offered.TokenFile == "" {
 		token = filepath.Join(".run", "admin-token")
-		offered.TokenFile = filepath.Join(".run", "admin-tokens")
+		offered.TokenFile = madeTokens
 		if err := makeToken(token, offered.TokenFile); err != nil {
 			return nil, "", err
 		}

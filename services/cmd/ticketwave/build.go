@@ -6,14 +6,16 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/jcp/ticketwave/outbox/admin"
 	"github.com/jcp/ticketwave/services/booking"
 	"github.com/jcp/ticketwave/services/catalog"
 	"github.com/jcp/ticketwave/services/internal/daemon"
 	"github.com/jcp/ticketwave/services/notification"
 	"github.com/jcp/ticketwave/services/payment"
+	"github.com/jcp/ticketwave/services/saga"
 )
 
-// build makes one of the four services. url is where it answers.
+// build makes one of the services. url is where it answers.
 func build(service string, opts options, pool *pgxpool.Pool, log *slog.Logger, url string) (daemon.Service, error) {
 	switch service {
 	case "booking":
@@ -30,6 +32,15 @@ func build(service string, opts options, pool *pgxpool.Pool, log *slog.Logger, u
 		return notification.New(notification.Config{
 			Pool: pool, Logger: log, SMTPAddr: opts.SMTPAddr, MailDir: opts.MailDir, From: opts.MailFrom,
 		})
+	case "saga":
+		cfg := saga.Config{Pool: pool, Logger: log}
+		if opts.AdminTokens != "" {
+			var err error
+			if cfg.Tokens, err = admin.OpenTokens(opts.AdminTokens); err != nil {
+				return nil, err
+			}
+		}
+		return saga.New(cfg)
 	}
 	return nil, fmt.Errorf("there is no service %q", service)
 }

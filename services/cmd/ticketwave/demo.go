@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,7 +33,7 @@ var flow = []string{
 func demo(ctx context.Context, opts options) error {
 	ctx, cancel := context.WithTimeout(ctx, demoTimeout)
 	defer cancel()
-	fmt.Print("TicketWave: a booking on its way from an HTTP request through PostgreSQL, a relay and RabbitMQ to four services.\n\n")
+	fmt.Print("TicketWave: a booking on its way from an HTTP request through PostgreSQL, a relay and RabbitMQ to the services.\n\n")
 	logs, where := demoLog()
 	defer logs.Close()
 	opts, leave, err := ownPlace(ctx, opts)
@@ -54,7 +55,7 @@ func demoIn(ctx context.Context, opts options, logs io.Writer, where string) (su
 	if err := errors.Join(migrateWith(ctx, opts, log), applyWith(ctx, opts, log)); err != nil {
 		return "", err
 	}
-	opts.Ports = []string{"0", "0", "0", "0"}
+	opts.Ports = slices.Repeat([]string{"0"}, len(schema.Services))
 	listeners, err := listen(opts)
 	if err != nil {
 		return "", err
@@ -64,7 +65,7 @@ func demoIn(ctx context.Context, opts options, logs io.Writer, where string) (su
 		opts: opts, logs: logs, listeners: listeners,
 		hooks: hooks{tracer: watch.tracer, relayed: watch.relayed, handled: watch.outcome},
 	}
-	fmt.Printf("  ready after %.1f s: four databases %s*, queues in %s%s\n\n", time.Since(start).Seconds(), opts.Prefix, brokerName(opts), where)
+	fmt.Printf("  ready after %.1f s: %d databases %s*, queues in %s%s\n\n", time.Since(start).Seconds(), len(schema.Services), opts.Prefix, brokerName(opts), where)
 	err = h.during(ctx, func(ctx context.Context) error {
 		summary, err = h.journey(ctx, watch)
 		return err

@@ -27,7 +27,7 @@ type hooks struct {
 	handled func(inbox.Outcome)
 }
 
-// house is the four services and the relay in one process.
+// house is all services and the relay in one process.
 type house struct {
 	opts      options
 	admin     *admin.Daemon // or nil
@@ -81,7 +81,7 @@ func (h *house) run(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// relay forwards all four outboxes.
+// relay forwards all outboxes.
 func (h *house) relay(ctx context.Context) error {
 	cfg := relayd.Config{AMQPURL: h.opts.AMQPURL, Logger: daemon.NewLogger(h.logs, h.opts.LogLevel, "relay")}
 	for _, service := range schema.Services {

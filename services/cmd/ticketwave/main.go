@@ -10,11 +10,11 @@ import (
 	"syscall"
 )
 
-const usage = `ticketwave sells tickets with four services that talk through a transactional outbox.
+const usage = `ticketwave sells tickets with five services that talk through a transactional outbox.
 
 usage: ticketwave COMMAND
 
-  run             all services and the relay in the foreground, on ports 5001 to 5004, until Ctrl-C
+  run             all services and the relay in the foreground, on ports 5001 to 5005, until Ctrl-C
   demo            book two tickets and watch them travel through everything; ends by itself
   migrate         create and migrate the databases and their roles
   topology apply  declare exchange, queues and bindings, and store them for the relay
@@ -33,7 +33,7 @@ Environment:
   TW_MAIL_FROM                sender of the mails                                          (the service's)
   TW_MAX_TICKETS              most tickets in one booking                                  (10)
   TW_PAYMENT_URL              begins the payment pages' URLs                               (the payment service's)
-  TW_HTTP_PORTS               ports of booking, catalog, payment and notification          (5001,5002,5003,5004)
+  TW_HTTP_PORTS               ports of booking, catalog, payment, notification and saga    (5001,5002,5003,5004,5005)
   TW_RELAY_HTTP_ADDR          where run shows the relay's probes and metrics, or off       (127.0.0.1:5010)
   TW_ADMIN_ADDR               where run offers the administration API, or off              (127.0.0.1:5011)
   TW_ADMIN_TOKENS             its token file; without one a token is made in .run          ()

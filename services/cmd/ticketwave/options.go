@@ -42,7 +42,7 @@ func parse(getenv func(string) string) (options, error) {
 		PostgresURL: get("TW_POSTGRES_URL", ""), AMQPURL: get("TW_AMQP_URL", ""), ManagementURL: get("TW_RABBITMQ_MANAGEMENT_URL", ""),
 		Password: get("TW_SERVICE_PASSWORD", ""), Prefix: get("TW_DATABASE_PREFIX", schema.DefaultPrefix),
 		SMTPAddr: get("TW_SMTP_ADDR", ""), MailDir: get("TW_MAIL_DIR", ".run/mail"), MailFrom: get("TW_MAIL_FROM", ""),
-		PaymentURL: get("TW_PAYMENT_URL", ""), Ports: strings.Split(get("TW_HTTP_PORTS", "5001,5002,5003,5004"), ","),
+		PaymentURL: get("TW_PAYMENT_URL", ""), Ports: strings.Split(get("TW_HTTP_PORTS", "5001,5002,5003,5004,5005"), ","),
 		RelayAddr: get("TW_RELAY_HTTP_ADDR", "127.0.0.1:5010"),
 		AdminAddr: get("TW_ADMIN_ADDR", "127.0.0.1:5011"), AdminTokens: get("TW_ADMIN_TOKENS", ""),
 	}

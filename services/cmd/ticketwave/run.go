@@ -61,6 +61,9 @@ func (h *house) prepare(ctx context.Context) (token string, err error) {
 	if h.opts.AdminAddr != "off" {
 		h.admin, token, err = offerAdmin(ctx, h.opts)
 	}
+	if token != "" {
+		h.opts.AdminTokens = madeTokens // the coordinator takes the same
+	}
 	return token, err
 }
 
@@ -101,6 +104,7 @@ TicketWave is running.
   catalog       %s/api/events
   payment       %s/api/payments?bookingId=
   notification  %s/api/notifications?bookingId=
+  saga          %s/api/sagas
 
 Book two tickets:
 
@@ -110,7 +114,7 @@ Book two tickets:
 %s
 Ctrl-C stops it.
 
-`, h.url("booking"), h.url("catalog"), h.url("payment"), h.url("notification"), exampleEvent, h.url("booking"), h.operators(token))
+`, h.url("booking"), h.url("catalog"), h.url("payment"), h.url("notification"), h.url("saga"), exampleEvent, h.url("booking"), h.operators(token))
 	return nil
 }
 

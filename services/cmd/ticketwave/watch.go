@@ -89,6 +89,9 @@ func (w *watcher) outcome(o inbox.Outcome) {
 		return
 	}
 	w.note(o.Consumer, "handled", o.Meta.Type)
+	if o.Consumer == "saga" {
+		return // it hears every answer; what matters is when booking has
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.handled[o.Meta.Type+" "+o.Meta.Key] = true

@@ -35,6 +35,19 @@ type OneByOner interface {
 	OneByOne() bool
 }
 
+// Runner is a service with work of its own beside messages and requests, such as deadlines.
+type Runner interface {
+	// Run works until ctx ends, and then returns nil. It begins when the schema is known to be new enough, and may then find the
+	// database away at any time.
+	Run(ctx context.Context) error
+}
+
+// Addressed is a service that wants to know where it answers, such as one that is called back.
+type Addressed interface {
+	// AnswersAt is told the URL, as seen from this process, before anything runs.
+	AnswersAt(url string)
+}
+
 // batch was as fast as 50 with one and with four partitions, and leaves less to repeat.
 const batch = 20
 
@@ -88,10 +101,22 @@ func Run(ctx context.Context, cfg Config, svc Service) error {
 	router := web.NewRouter(web.Config{Logger: d.cfg.Logger, Observe: d.metrics.request, Admit: d.admit})
 	d.probes(router)
 	svc.Routes(router)
+	if a, ok := svc.(Addressed); ok {
+		a.AnswersAt(ownURL(cfg.Listener.Addr()))
+	}
 	return together(ctx,
 		func(ctx context.Context) error { return d.serve(ctx, router) },
-		d.consume,
+		func(ctx context.Context) error { return d.work(ctx, svc) },
 	)
+}
+
+// ownURL is the address that this process reaches itself at.
+func ownURL(addr net.Addr) string {
+	host, port, err := net.SplitHostPort(addr.String())
+	if ip := net.ParseIP(host); err != nil || ip == nil || ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port)
 }
 
 func open(cfg Config, batch int) (*daemon, error) {
@@ -156,11 +181,20 @@ func (d *daemon) serve(ctx context.Context, handler http.Handler) error {
 	return nil
 }
 
-// consume waits for the database and handles messages until ctx ends.
-func (d *daemon) consume(ctx context.Context) error {
+// work waits for the database, and then handles messages and lets the service do work of its own until ctx ends.
+func (d *daemon) work(ctx context.Context, svc Service) error {
 	if err := d.awaitSchema(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	loops := []func(context.Context) error{d.consume}
+	if r, ok := svc.(Runner); ok {
+		loops = append(loops, r.Run)
+	}
+	return together(ctx, loops...)
+}
+
+// consume handles messages until ctx ends.
+func (d *daemon) consume(ctx context.Context) error {
 	var keeping sync.WaitGroup
 	defer keeping.Wait()
 	ctx, stop := context.WithCancel(ctx)

@@ -497,3 +497,35 @@ func (g *gate) shut() {
 	g.mu.Unlock()
 	g.copies.Wait()
 }
+
+// worker is a service with work of its own.
+type worker struct {
+	*stub
+	url     string
+	running chan struct{}
+}
+
+func (w *worker) AnswersAt(url string) { w.url = url }
+
+func (w *worker) Run(ctx context.Context) error {
+	close(w.running)
+	<-ctx.Done()
+	return nil
+}
+
+func TestAServiceWorksByItself(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "booking", "booking")
+	address, _ := broker(t)
+	w := &worker{stub: quick(), running: make(chan struct{})}
+	p := start(t, openPool(t, db.ServiceURL), address, w)
+	select {
+	case <-w.running:
+	case <-time.After(patience):
+		t.Fatal("it does not work")
+	}
+	if w.url != p.url {
+		t.Errorf("it answers at %s and thinks that it is %s", p.url, w.url)
+	}
+	p.stop()
+}

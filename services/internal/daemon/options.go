@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,6 +40,7 @@ type Setting struct {
 	Set func(value string) error
 
 	secret bool
+	hidden bool // not even a part of it is shown
 	given  *string
 }
 
@@ -55,6 +57,40 @@ func Checked(into *string, flagName, env, fallback, wants string, ok func(value 
 		}
 		*into = value
 		return nil
+	}}
+}
+
+// Secret is a setting whose value is never shown. It may be left out. With env+"_FILE" and a file's name in its stead the value
+// is the file's content, without white space at its ends; [FromFile] makes that setting.
+func Secret(into *string, flagName, env, wants string, ok func(value string) bool) Setting {
+	s := Setting{Flag: flagName, Env: env, Wants: wants, hidden: true}
+	s.Set = func(value string) error {
+		switch {
+		case value == "": // it may come from a file
+		case ok(value):
+			*into = value
+		default:
+			return errValue
+		}
+		return nil
+	}
+	return s
+}
+
+// FromFile is the setting that names the file with the value of a Secret.
+func FromFile(s Setting) Setting {
+	return Setting{Flag: s.Flag + "-file", Env: s.Env + "_FILE", Wants: "a file with that: " + s.Wants, Set: func(name string) error {
+		if name == "" {
+			return nil
+		}
+		content, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		if value := strings.TrimSpace(string(content)); value != "" {
+			return s.Set(value)
+		}
+		return errValue
 	}}
 }
 
@@ -147,6 +183,8 @@ func set(settings []Setting, health bool) error {
 			return fmt.Errorf("%s (-%s) is not set: want %s", s.Env, s.Flag, s.Wants)
 		case s.secret:
 			return fmt.Errorf("%s (-%s) is no such URL: want %s", s.Env, s.Flag, s.Wants)
+		case s.hidden:
+			return fmt.Errorf("%s (-%s) is no such secret: want %s", s.Env, s.Flag, s.Wants)
 		}
 		return fmt.Errorf("%s (-%s) is %q: want %s", s.Env, s.Flag, *s.given, s.Wants)
 	}
@@ -170,6 +208,9 @@ func redacted(settings []Setting) map[string]string {
 	shown := map[string]string{}
 	for _, s := range settings {
 		value := *s.given
+		if s.hidden && value != "" {
+			value = "(set)"
+		}
 		if u, err := url.Parse(value); err == nil && u.Host != "" && strings.Contains(value, "://") {
 			u.RawQuery = ""
 			value = u.Redacted()

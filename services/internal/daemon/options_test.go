@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -95,5 +97,36 @@ func TestHelpAndHealth(t *testing.T) {
 	err = parse("booking", &opts, opts.common(":5001"), []string{"-health"}, func(string) string { return "" }, &out)
 	if err != nil || !opts.health || opts.HTTPAddr != ":5001" {
 		t.Errorf("asking for health needs an address alone: %v %+v", err, opts)
+	}
+}
+
+func TestSecrets(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(" sesame-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		env  map[string]string
+		want string
+		bad  string
+	}{
+		{nil, "", ""},
+		{map[string]string{"TW_KEY": "sesame"}, "sesame", ""},
+		{map[string]string{"TW_KEY_FILE": file}, "sesame-file", ""},
+		{map[string]string{"TW_KEY": "wrong"}, "", "TW_KEY (-key) is no such secret: want what begins with sesame"},
+		{map[string]string{"TW_KEY_FILE": file + "-none"}, "", "TW_KEY_FILE"},
+	} {
+		var opts Options
+		var key string
+		secret := Secret(&key, "key", "TW_KEY", "what begins with sesame", func(v string) bool { return strings.HasPrefix(v, "sesame") })
+		settings := append(opts.common(":5001"), secret, FromFile(secret))
+		err := parse("booking", &opts, settings, nil, given(c.env), &bytes.Buffer{})
+		if key != c.want || (err == nil) != (c.bad == "") || err != nil && (!strings.HasPrefix(err.Error(), c.bad) || strings.Contains(err.Error(), "wrong")) {
+			t.Errorf("%v: %q %v", c.env, key, err)
+		}
+		if err == nil && strings.Contains(redacted(settings)["TW_KEY"], "sesame") {
+			t.Errorf("shown: %v", redacted(settings))
+		}
 	}
 }

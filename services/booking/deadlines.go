@@ -1,0 +1,77 @@
+package booking
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/services/booking/life"
+)
+
+const (
+	// dueAtOnce is how many bookings expire in one transaction.
+	dueAtOnce   = 20
+	dueTimeout  = 30 * time.Second
+	duePauseMax = 30 * time.Second
+)
+
+// Run expires bookings whose deadline has passed, until ctx ends; then it returns nil. Any number of processes may: each
+// takes what no other has. While the database is away it looks more and more rarely.
+func (s *Service) Run(ctx context.Context) error {
+	for pause := s.cfg.Look; ; {
+		n, err := s.ExpireDue(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			s.log.WarnContext(ctx, "bookings that are due do not expire, trying again", "pause", pause, "error", err)
+			pause = min(2*pause, max(duePauseMax, s.cfg.Look))
+		default:
+			pause = s.cfg.Look
+		}
+		if n == dueAtOnce {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+	}
+}
+
+// ExpireDue expires some bookings whose deadline has passed, by the database's clock, and returns how many.
+func (s *Service) ExpireDue(ctx context.Context) (n int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, dueTimeout)
+	defer cancel()
+	err = outbox.InTx(ctx, s.pool, func(tx pgx.Tx) error {
+		due, err := lockDue(ctx, tx, dueAtOnce)
+		if err != nil {
+			return fmt.Errorf("look for bookings that are due: %w", err)
+		}
+		c := s.course(tx)
+		for _, b := range due {
+			if err := c.goOn(b.flow(ctx), b, life.Event{Kind: life.DeadlinePassed}, false); err != nil {
+				return err
+			}
+		}
+		n = len(due)
+		return c.write(ctx)
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// flow is a context under which messages belong to the flow that the booking began with.
+func (b *Booking) flow(ctx context.Context) context.Context {
+	if b.CorrelationID == nil {
+		return ctx
+	}
+	return outbox.WithCausality(ctx, outbox.Causality{CorrelationID: *b.CorrelationID})
+}
