@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -198,13 +199,15 @@ func (p *picture) publishedInOrder(complain func(string, ...any)) {
 	}
 }
 
-// handledInOrder: a participant's answers about one key, which it writes as it handles, follow the requests' order.
+// handledInOrder: a participant's answers about one key, which it writes as it handles, follow the requests' order, but for
+// what a replay brought that the broker had lost: what came after it had been handled before.
 func (p *picture) handledInOrder(complain func(string, ...any)) {
 	for _, service := range participants {
 		last := map[string]*stored{}
+		since, lost := p.refilled[service]
 		for _, m := range p.outboxes[service] {
 			cause := p.messages[m.Cause]
-			if cause == nil {
+			if cause == nil || lost && madeAt(m.UUID).After(since) {
 				continue
 			}
 			line := cause.source + " " + m.Key
@@ -214,6 +217,12 @@ func (p *picture) handledInOrder(complain func(string, ...any)) {
 			last[line] = cause
 		}
 	}
+}
+
+// madeAt is when a UUID of version 7 was drawn.
+func madeAt(id uuid.UUID) time.Time {
+	sec, nsec := id.Time().UnixTime()
+	return time.Unix(sec, nsec)
 }
 
 // versionsInOrder: booking has taken over every version of an event, in the order in which the catalog wrote them.

@@ -84,6 +84,7 @@ func (r *run) mended(o *operate.Operator, since time.Time, from, consumer string
 	if lacking == 0 {
 		r.Fatalf("reconcile finds nothing that %s lacks: %+v", consumer, report)
 	}
+	r.refilled[consumer] = time.Now()
 	ctx, cancel := r.context(3 * time.Minute)
 	defer cancel()
 	plan, err := o.PlanReplay(ctx, operate.PlanRequest{Database: from, From: since, To: time.Now(), ToQueue: consumer})

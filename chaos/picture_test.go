@@ -51,6 +51,7 @@ type picture struct {
 	appended  []uuid.UUID          // commits confirmed to the harness
 	foreign   map[uuid.UUID]bool   // published by the harness itself
 	untapped  map[string]bool      // types that the tap has not heard all of
+	refilled  map[string]time.Time // since when a service was sent what it had lost, behind what it had handled
 	tolerated map[uuid.UUID]string // stuck on purpose, by class
 	dead      map[string]int       // messages expected in the dead-letter queues
 	wrong     []string             // what clients complain about

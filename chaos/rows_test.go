@@ -42,6 +42,7 @@ type run struct {
 	tolerated map[uuid.UUID]string // stuck on purpose, by class
 	dead      map[string]int       // dead letters on purpose, by queue
 	untapped  map[string]bool
+	refilled  map[string]time.Time // since when a service was sent what it had lost
 	result    *result
 	began     time.Time
 }
@@ -210,7 +211,7 @@ func (r *run) finish() {
 	if err != nil {
 		r.Fatalf("look at the state: %v", err)
 	}
-	p.tolerated, p.dead, p.untapped = r.tolerated, r.dead, r.untapped
+	p.tolerated, p.dead, p.untapped, p.refilled = r.tolerated, r.dead, r.untapped, r.refilled
 	for _, text := range p.violations() {
 		r.Error(text)
 	}
@@ -332,7 +333,7 @@ func perform(t *testing.T, s *stage, each row, res *result) {
 	seed := *seed ^ uint64(each.number)<<40
 	r := &run{
 		T: t, w: w, seed: seed, began: began, rng: rand.New(rand.NewPCG(seed, 1)), result: res,
-		tolerated: map[uuid.UUID]string{}, dead: map[string]int{}, untapped: map[string]bool{},
+		tolerated: map[uuid.UUID]string{}, dead: map[string]int{}, untapped: map[string]bool{}, refilled: map[string]time.Time{},
 	}
 	each.run(r)
 	r.step("the fault is over")
