@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -200,14 +199,13 @@ func (p *picture) publishedInOrder(complain func(string, ...any)) {
 }
 
 // handledInOrder: a participant's answers about one key, which it writes as it handles, follow the requests' order, but for
-// what a replay brought that the broker had lost: what came after it had been handled before.
+// requests that the broker had lost and a replay brought: what came after them had been handled before.
 func (p *picture) handledInOrder(complain func(string, ...any)) {
 	for _, service := range participants {
 		last := map[string]*stored{}
-		since, lost := p.refilled[service]
 		for _, m := range p.outboxes[service] {
 			cause := p.messages[m.Cause]
-			if cause == nil || lost && madeAt(m.UUID).After(since) {
+			if cause == nil || p.refilled[service][cause.UUID] {
 				continue
 			}
 			line := cause.source + " " + m.Key
@@ -217,12 +215,6 @@ func (p *picture) handledInOrder(complain func(string, ...any)) {
 			last[line] = cause
 		}
 	}
-}
-
-// madeAt is when a UUID of version 7 was drawn.
-func madeAt(id uuid.UUID) time.Time {
-	sec, nsec := id.Time().UnixTime()
-	return time.Unix(sec, nsec)
 }
 
 // versionsInOrder: booking has taken over every version of an event, in the order in which the catalog wrote them.

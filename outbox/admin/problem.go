@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/jcp/ticketwave/outbox/admin/api"
 	"github.com/jcp/ticketwave/outbox/operate"
+	"github.com/jcp/ticketwave/outbox/rabbitmq"
 )
 
 // ProblemPrefix begins the type of every problem. What follows is stable; outboxctl and scripts branch on it.
@@ -61,6 +63,8 @@ func explain(err error) *problem {
 		return &problem{status: statusClientGone, slug: "client-gone", detail: "the client closed the request"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &problem{status: http.StatusServiceUnavailable, slug: "timeout", detail: "it took too long", retryAfter: 5 * time.Second}
+	case brokerAway(err):
+		return &problem{status: http.StatusServiceUnavailable, slug: "unavailable", detail: "the broker does not answer", retryAfter: 2 * time.Second}
 	case away(err):
 		return &problem{status: http.StatusServiceUnavailable, slug: "unavailable", detail: "a database does not answer", retryAfter: 2 * time.Second}
 	}
@@ -75,6 +79,12 @@ func away(err error) bool {
 	}
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "08") || strings.HasPrefix(pg.Code, "57P"))
+}
+
+// brokerAway reports that the broker could not be reached, or went away meanwhile.
+func brokerAway(err error) bool {
+	var said *amqp.Error
+	return errors.Is(err, rabbitmq.ErrUnavailable) || errors.Is(err, rabbitmq.ErrClosed) || errors.As(err, &said)
 }
 
 func (p *problem) body(requestID string) api.Problem {
