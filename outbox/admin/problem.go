@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -63,10 +64,10 @@ func explain(err error) *problem {
 		return &problem{status: statusClientGone, slug: "client-gone", detail: "the client closed the request"}
 	case errors.Is(err, context.DeadlineExceeded):
 		return &problem{status: http.StatusServiceUnavailable, slug: "timeout", detail: "it took too long", retryAfter: 5 * time.Second}
-	case brokerAway(err):
-		return &problem{status: http.StatusServiceUnavailable, slug: "unavailable", detail: "the broker does not answer", retryAfter: 2 * time.Second}
 	case away(err):
 		return &problem{status: http.StatusServiceUnavailable, slug: "unavailable", detail: "a database does not answer", retryAfter: 2 * time.Second}
+	case brokerAway(err):
+		return &problem{status: http.StatusServiceUnavailable, slug: "unavailable", detail: "the broker does not answer", retryAfter: 2 * time.Second}
 	}
 	return &problem{status: http.StatusInternalServerError, slug: "internal", detail: "an internal error; the daemon's log has its cause under this request id"}
 }
@@ -81,10 +82,11 @@ func away(err error) bool {
 	return errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "08") || strings.HasPrefix(pg.Code, "57P"))
 }
 
-// brokerAway reports that the broker could not be reached, or went away meanwhile.
+// brokerAway reports that what is not a database could not be reached, or went away meanwhile.
 func brokerAway(err error) bool {
 	var said *amqp.Error
-	return errors.Is(err, rabbitmq.ErrUnavailable) || errors.Is(err, rabbitmq.ErrClosed) || errors.As(err, &said)
+	var network *net.OpError
+	return errors.Is(err, rabbitmq.ErrUnavailable) || errors.Is(err, rabbitmq.ErrClosed) || errors.As(err, &said) || errors.As(err, &network)
 }
 
 func (p *problem) body(requestID string) api.Problem {

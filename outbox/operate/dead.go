@@ -17,7 +17,7 @@ import (
 // backTimeout is how long what was looked at may take to be in its queue again.
 const backTimeout = time.Second
 
-// peek reads the first messages of a queue, without their payloads, and gives them back, in order.
+// peek reads the first messages of a queue, without their payloads, and gives them back.
 func (b *broker) peek(ctx context.Context, queue string, most int) (found []DeadMessage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 	defer cancel()
@@ -30,7 +30,8 @@ func (b *broker) peek(ctx context.Context, queue string, most int) (found []Dead
 }
 
 // look shows the first messages of a queue, one after the other, until show returns false, and then gives all back, in
-// order, by closing the channel. The connection is its own: what ends others does not end it, nor it others.
+// order as far as some thirty, by closing the channel: a quorum queue takes each basic.get for a consumer of its own, and
+// returns what more of them had in no order. The connection is its own: what ends others does not end it, nor it others.
 func (b *broker) look(ctx context.Context, queue string, most int, show func(m DeadMessage) bool) (read int, err error) {
 	ch, done, err := b.alone(ctx)
 	if err != nil {

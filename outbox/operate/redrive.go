@@ -39,7 +39,7 @@ type DeadResult struct {
 }
 
 // Dead lists dead letters of one queue, or of all, without their payloads and at most limit of each; 0 means 50. What
-// is read goes back to its place. Queues that cannot be read are an error beside the rest.
+// is read goes back; of more than some thirty messages the broker may change the order. Queues that cannot be read are an error beside the rest.
 func (o *Operator) Dead(ctx context.Context, queue string, limit int) ([]DeadMessage, error) {
 	limit, err := Page{Limit: limit}.limit()
 	if err != nil {
@@ -184,7 +184,7 @@ func (w *deadWork) run(ctx context.Context, b *broker) error {
 	if err != nil {
 		return err
 	}
-	defer done() // what is not acknowledged goes back to its place
+	defer done() // what is not acknowledged goes back
 	if w.redrive {
 		if err := ch.Confirm(false); err != nil {
 			return fmt.Errorf("ask for confirms: %w", err)

@@ -73,11 +73,7 @@ const observerTimeout = 5 * time.Second // to connect
 func (o *Observer) dial(ctx context.Context) (*amqp.Connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, observerTimeout)
 	defer cancel()
-	conn, err := dial(ctx, o.url, o.name)
-	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	return conn, err
+	return dial(ctx, o.url, o.name)
 }
 
 // Version is what the broker of the last connection said it is, or empty.
