@@ -50,7 +50,7 @@ func (o *Operator) ApplyReplay(ctx context.Context, req ApplyRequest) (Applied, 
 		return done, err
 	}
 	if p.Hash != req.Hash {
-		return done, fmt.Errorf("%w: it would be %d messages now, handled %v: make a new plan", ErrChanged, p.Messages, p.Handled)
+		return done, fmt.Errorf("%w: it would be %s now", ErrChanged, amount(p.Messages, "message"))
 	}
 	if req.Canary && len(p.canaries) == 0 {
 		return done, fmt.Errorf("%w: every consumer has handled these messages, so a canary could show nothing: apply without it", ErrRefused)
