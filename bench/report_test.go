@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,10 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 const resultsFile = "results/latest.json"
@@ -183,20 +186,44 @@ func thisMachine() Machine {
 	return m
 }
 
+// peers are the modules whose versions matter to the figures.
+var peers = []string{
+	"github.com/ThreeDotsLabs/watermill", "github.com/ThreeDotsLabs/watermill-amqp/v2", "github.com/ThreeDotsLabs/watermill-sql/v3",
+	"github.com/jackc/pgx/v5", "github.com/riverqueue/river", "github.com/rabbitmq/amqp091-go",
+}
+
+// versions are those of Go, the modules and the servers. A test binary does not know its modules: go list does.
 func versions() map[string]string {
-	found := map[string]string{"go": runtime.Version()}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return found
-	}
-	for _, dep := range info.Deps {
-		switch name := dep.Path; name {
-		case "github.com/ThreeDotsLabs/watermill", "github.com/ThreeDotsLabs/watermill-amqp/v2", "github.com/ThreeDotsLabs/watermill-sql/v3",
-			"github.com/jackc/pgx/v5", "github.com/riverqueue/river", "github.com/rabbitmq/amqp091-go":
-			found[strings.TrimPrefix(name, "github.com/")] = dep.Version
+	found := map[string]string{"go": runtime.Version(), "postgresql": postgresVersion(), "rabbitmq": rabbitVersion()}
+	list := output("go", append([]string{"list", "-m", "-f", "{{.Path}} {{.Version}}"}, peers...)...)
+	for line := range strings.Lines(list) {
+		if path, version, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+			found[strings.TrimPrefix(path, "github.com/")] = version
 		}
 	}
 	return found
+}
+
+func postgresVersion() string {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, os.Getenv("TW_POSTGRES_URL"))
+	if err != nil {
+		return "unknown"
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	version, _, _ := strings.Cut(conn.PgConn().ParameterStatus("server_version"), " ")
+	return version
+}
+
+func rabbitVersion() string {
+	conn, err := amqp.Dial(os.Getenv("TW_AMQP_URL"))
+	if err != nil {
+		return "unknown"
+	}
+	defer func() { _ = conn.Close() }()
+	version, _ := conn.Properties["version"].(string)
+	return version
 }
 
 func output(name string, args ...string) string {

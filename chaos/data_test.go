@@ -97,11 +97,17 @@ func forgottenTransaction(r *run) {
 	})
 	r.flowing("a prepared transaction")
 	r.named("prepared-transaction", "forgotten")
+	long := func() float64 {
+		n, _ := r.w.procs["relay"].metric("outbox_relay_long_transactions", `database="booking",kind="prepared"`)
+		return n
+	}
+	eventually(r.T, time.Minute, func() bool { return long() == 1 }, "the relay's metrics do not count the prepared transaction")
 	ctx, cancel := r.context(10 * time.Second)
 	defer cancel()
 	if _, err := conn.Exec(ctx, `COMMIT PREPARED 'forgotten'`); err != nil {
 		r.Fatal(err)
 	}
+	eventually(r.T, time.Minute, func() bool { return long() == 0 }, "the relay's metrics still count it")
 }
 
 // conflicts makes the catalog's transactions deadlock with others, and then fail to serialize among themselves.

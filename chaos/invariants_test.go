@@ -198,13 +198,14 @@ func (p *picture) publishedInOrder(complain func(string, ...any)) {
 	}
 }
 
-// handledInOrder: a participant's answers about one key, which it writes as it handles, follow the requests' order.
+// handledInOrder: a participant's answers about one key, which it writes as it handles, follow the requests' order, but for
+// requests that the broker had lost and a replay brought: what came after them had been handled before.
 func (p *picture) handledInOrder(complain func(string, ...any)) {
 	for _, service := range participants {
 		last := map[string]*stored{}
 		for _, m := range p.outboxes[service] {
 			cause := p.messages[m.Cause]
-			if cause == nil {
+			if cause == nil || p.refilled[service][cause.UUID] {
 				continue
 			}
 			line := cause.source + " " + m.Key

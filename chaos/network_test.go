@@ -250,7 +250,7 @@ func queueDeleted(r *run) {
 	r.load = r.w.startLoad(r.T, r.seed)
 	r.waiting(contracts.TypeUpdateEventInventory, "unroutable")
 	eventually(r.T, 30*time.Second, func() bool { return r.w.procs["catalog"].log.says(`catalog\.1.*(deleted|not_found|NOT_FOUND)`) }, "the catalog does not say that its queue is gone")
-	eventually(r.T, 30*time.Second, func() bool { return r.w.procs["relay"].log.says(`waits in outbox.stuck`) }, "the relay does not say that messages wait")
+	eventually(r.T, 30*time.Second, func() bool { return r.w.procs["relay"].log.says(`wait in outbox.stuck`) }, "the relay does not say that messages wait")
 	r.w.ticketwave(r.T, "topology", "apply")
 	r.healed("broker")
 }

@@ -2,9 +2,11 @@ package chaos_test
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/jcp/ticketwave/outbox/operate"
@@ -84,6 +86,7 @@ func (r *run) mended(o *operate.Operator, since time.Time, from, consumer string
 	if lacking == 0 {
 		r.Fatalf("reconcile finds nothing that %s lacks: %+v", consumer, report)
 	}
+	r.refilled[consumer] = r.lacks(from, consumer)
 	ctx, cancel := r.context(3 * time.Minute)
 	defer cancel()
 	plan, err := o.PlanReplay(ctx, operate.PlanRequest{Database: from, From: since, To: time.Now(), ToQueue: consumer})
@@ -95,6 +98,32 @@ func (r *run) mended(o *operate.Operator, since time.Time, from, consumer string
 		r.Fatalf("replay: %v, %+v", err, done)
 	}
 	r.note("%d gaps of %s mended by replaying %d", lacking, consumer, done.Published)
+}
+
+// lacks are the messages of a database that a consumer is bound to and does not have.
+func (r *run) lacks(from, consumer string) map[uuid.UUID]bool {
+	r.Helper()
+	ctx, cancel := r.context(time.Minute)
+	defer cancel()
+	have, err := collect[struct{ MessageID uuid.UUID }](ctx, r.w, consumer, `SELECT message_id FROM inbox.messages`)
+	if err != nil {
+		r.Fatal(err)
+	}
+	sent, err := collect[struct {
+		UUID  uuid.UUID
+		Topic string
+	}](ctx, r.w, from, `SELECT uuid, topic FROM outbox.messages`)
+	if err != nil {
+		r.Fatal(err)
+	}
+	lost, of := map[uuid.UUID]bool{}, picture{topology: r.w.topology(r.T)}
+	for _, m := range sent {
+		lost[m.UUID] = slices.Contains(of.consumers(m.Topic), consumer)
+	}
+	for _, m := range have {
+		delete(lost, m.MessageID)
+	}
+	return lost
 }
 
 // rebased makes every cursor fit the server that the world is on.

@@ -45,15 +45,16 @@ type picture struct {
 	sold      []reservationRow
 	events    []eventRow
 	payments  []paymentRow
-	mails     map[uuid.UUID]int    // notifications, by request
-	journal   map[string][]int64   // versions of each event, as booking took them over
-	orders    []order              // of the clients
-	appended  []uuid.UUID          // commits confirmed to the harness
-	foreign   map[uuid.UUID]bool   // published by the harness itself
-	untapped  map[string]bool      // types that the tap has not heard all of
-	tolerated map[uuid.UUID]string // stuck on purpose, by class
-	dead      map[string]int       // messages expected in the dead-letter queues
-	wrong     []string             // what clients complain about
+	mails     map[uuid.UUID]int             // notifications, by request
+	journal   map[string][]int64            // versions of each event, as booking took them over
+	orders    []order                       // of the clients
+	appended  []uuid.UUID                   // commits confirmed to the harness
+	foreign   map[uuid.UUID]bool            // published by the harness itself
+	untapped  map[string]bool               // types that the tap has not heard all of
+	refilled  map[string]map[uuid.UUID]bool // by service: what it had lost, and a replay brought
+	tolerated map[uuid.UUID]string          // stuck on purpose, by class
+	dead      map[string]int                // messages expected in the dead-letter queues
+	wrong     []string                      // what clients complain about
 }
 
 type bookingRow struct {

@@ -162,7 +162,7 @@ func (s *Server) badParameter(w http.ResponseWriter, r *http.Request, err error)
 }
 
 // long are the operations that go through all that there is, however much that may be.
-var long = []string{"/replay/plans/{hash}/apply", "/cursors/rebase", "/reconciliation", "/audit/verify"}
+var long = []string{"/replay/plans", "/replay/plans/{hash}/apply", "/dead/redrive", "/dead/discard", "/cursors/rebase", "/reconciliation", "/audit/verify"}
 
 // bounded gives a request its time.
 func (s *Server) bounded(next http.Handler) http.Handler {

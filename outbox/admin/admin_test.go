@@ -17,7 +17,10 @@ import (
 
 	"github.com/jcp/ticketwave/outbox/admin"
 	"github.com/jcp/ticketwave/outbox/admin/api"
+	"github.com/jcp/ticketwave/outbox/operate"
 	"github.com/jcp/ticketwave/outbox/outboxtest"
+	"github.com/jcp/ticketwave/outbox/rabbitmq"
+	"github.com/jcp/ticketwave/outbox/relayd"
 )
 
 const waits = 30 * time.Second
@@ -409,5 +412,28 @@ func TestARebaseMayTakeItsTime(t *testing.T) {
 	}
 	if a := <-done; a.status != http.StatusOK {
 		t.Errorf("%d %s", a.status, a.body)
+	}
+}
+
+func TestABrokerThatIsAwayIsSaid(t *testing.T) {
+	t.Parallel()
+	closed, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := closed.Close(); err != nil {
+		t.Fatal(err)
+	}
+	h := newHouse(t, generous, func(c *operate.Config) { c.AMQPURL = "amqp://guest:secret@" + closed.Addr().String() + "/" })
+	topology := rabbitmq.Topology{Exchange: "shop.events", Partitions: 4, Queues: []rabbitmq.Queue{{Name: "mail", Types: []string{"paid"}}}}
+	if err := relayd.StoreTopology(t.Context(), h.db.AdminURL, topology); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/v1/dead/discard", "/v1/dead/redrive"} {
+		a := h.ask(http.MethodPost, path, h.operator, `{"queue":"mail.0","reason":"read"}`)
+		p := h.problem(a)
+		if a.status != http.StatusServiceUnavailable || p.Type != admin.ProblemPrefix+"unavailable" || !strings.Contains(p.Detail, "broker") || strings.Contains(string(a.body), "secret") {
+			t.Errorf("%s: %d %s", path, a.status, a.body)
+		}
 	}
 }

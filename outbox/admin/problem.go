@@ -6,15 +6,18 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/jcp/ticketwave/outbox/admin/api"
 	"github.com/jcp/ticketwave/outbox/operate"
+	"github.com/jcp/ticketwave/outbox/rabbitmq"
 )
 
 // ProblemPrefix begins the type of every problem. What follows is stable; outboxctl and scripts branch on it.
@@ -63,6 +66,8 @@ func explain(err error) *problem {
 		return &problem{status: http.StatusServiceUnavailable, slug: "timeout", detail: "it took too long", retryAfter: 5 * time.Second}
 	case away(err):
 		return &problem{status: http.StatusServiceUnavailable, slug: "unavailable", detail: "a database does not answer", retryAfter: 2 * time.Second}
+	case brokerAway(err):
+		return &problem{status: http.StatusServiceUnavailable, slug: "unavailable", detail: "the broker does not answer", retryAfter: 2 * time.Second}
 	}
 	return &problem{status: http.StatusInternalServerError, slug: "internal", detail: "an internal error; the daemon's log has its cause under this request id"}
 }
@@ -75,6 +80,13 @@ func away(err error) bool {
 	}
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && (strings.HasPrefix(pg.Code, "08") || strings.HasPrefix(pg.Code, "57P"))
+}
+
+// brokerAway reports that what is not a database could not be reached, or went away meanwhile.
+func brokerAway(err error) bool {
+	var said *amqp.Error
+	var network *net.OpError
+	return errors.Is(err, rabbitmq.ErrUnavailable) || errors.Is(err, rabbitmq.ErrClosed) || errors.As(err, &said) || errors.As(err, &network)
 }
 
 func (p *problem) body(requestID string) api.Problem {

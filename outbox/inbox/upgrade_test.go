@@ -109,3 +109,22 @@ func TestAFailureKeepsItsBuild(t *testing.T) {
 		stop()
 	}
 }
+
+// What an operator has parked or edited waits for the operator, whichever build could read it now.
+func TestAnotherBuildLeavesWhatAnOperatorHasParked(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	for key, change := range map[string]string{"a0": `next_attempt = NULL`, "b0": `edited_at = clock_timestamp()`, "c0": `next_attempt = clock_timestamp()`} {
+		id := b.waiting(key, 3, `{"n":0}`)
+		if _, err := b.Exec(t.Context(), `UPDATE inbox.stuck SET parked = true, class = 'undecodable', build = 'old', `+change+` WHERE message_id = $1`, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cfg := b.config()
+	cfg.Build = "new"
+	b.start(cfg, func(ctx context.Context, tx pgx.Tx, e placed) error { return record(ctx, tx, e.N) })
+	b.settled("c0", []int{0})
+	if n := b.count(`SELECT count(*) FROM inbox.stuck WHERE parked AND key IN ('a0', 'b0') AND attempts = 3`); n != 2 {
+		t.Errorf("%d of 2 messages wait for the operator", n)
+	}
+}

@@ -16,7 +16,7 @@ import (
 )
 
 // errNoBroker says that nobody told where the broker is.
-var errNoBroker = errors.New("no broker is configured")
+var errNoBroker = fmt.Errorf("%w: no broker is configured", ErrRefused)
 
 const (
 	brokerTimeout = 5 * time.Second // of a conversation with the broker
@@ -59,6 +59,21 @@ func (b *broker) channel(ctx context.Context) (ch *amqp.Channel, done func(), er
 		return nil, nil, errNoBroker
 	}
 	return b.observer.Channel(ctx)
+}
+
+// alone opens a channel on a connection of its own, which the function that comes with it closes. For work that is lost when
+// somebody else's question, given up, ends the connection that they share.
+func (b *broker) alone(ctx context.Context) (ch *amqp.Channel, done func(), err error) {
+	if b.url == "" {
+		return nil, nil, errNoBroker
+	}
+	own := rabbitmq.NewObserver(b.url, "outbox operator, dead letters")
+	ch, end, err := own.Channel(ctx)
+	if err != nil {
+		own.Close()
+		return nil, nil, err
+	}
+	return ch, func() { end(); own.Close() }, nil
 }
 
 // depths asks for each queue how many messages are in it. A quorum queue whose leader is slow counts as empty and without

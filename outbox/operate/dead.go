@@ -17,31 +17,46 @@ import (
 // backTimeout is how long what was looked at may take to be in its queue again.
 const backTimeout = time.Second
 
-// peek reads the first messages of a queue and gives them back, in order, by closing the channel.
+// peek reads the first messages of a queue, without their payloads, and gives them back.
 func (b *broker) peek(ctx context.Context, queue string, most int) (found []DeadMessage, err error) {
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 	defer cancel()
-	ch, done, err := b.channel(ctx)
+	_, err = b.look(ctx, queue, most, func(m DeadMessage) bool {
+		m.Payload = nil // they may be large, and many
+		found = append(found, m)
+		return true
+	})
+	return found, err
+}
+
+// look shows the first messages of a queue, one after the other, until show returns false, and then gives all back, in
+// order as far as some thirty, by closing the channel: a quorum queue takes each basic.get for a consumer of its own, and
+// returns what more of them had in no order. The connection is its own: what ends others does not end it, nor it others.
+func (b *broker) look(ctx context.Context, queue string, most int, show func(m DeadMessage) bool) (read int, err error) {
+	ch, done, err := b.alone(ctx)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	defer func() {
 		done()
 		if err == nil {
-			b.back(ctx, queue, len(found))
+			b.back(ctx, queue, read)
 		}
 	}()
-	for len(found) < most {
+	for read < most {
 		d, ok, err := ch.Get(queue, false)
 		if err != nil {
-			return found, fmt.Errorf("read queue %s: %w", queue, err)
+			return read, fmt.Errorf("read queue %s: %w", queue, err)
 		}
 		if !ok {
-			return found, nil
+			return read, nil
 		}
-		found = append(found, deadMessage(queue, len(found), d))
+		m := deadMessage(queue, read, d)
+		if read++; !show(m) {
+			return read, nil
+		}
 	}
-	return found, nil
+	return read, nil
 }
 
 // back waits until so many messages are in a queue again, so that whoever looks next sees them; not for long, for

@@ -41,16 +41,16 @@ func checkVersion(ctx context.Context, st *store) ([]Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	return judgePostgreSQL(number), nil
+	return judgePostgreSQL(st.name, number), nil
 }
 
-func judgePostgreSQL(number int) []Finding {
+func judgePostgreSQL(database string, number int) []Finding {
 	if number >= oldestPostgreSQL*10000 {
 		return nil
 	}
 	return []Finding{{
 		Severity: Critical, Message: fmt.Sprintf("PostgreSQL is version %d: the outbox needs %d", number/10000, oldestPostgreSQL),
-		Remedy: fmt.Sprintf("pg_upgrade to version %d or newer, then outboxctl cursor rebase --keep", oldestPostgreSQL),
+		Remedy: fmt.Sprintf("pg_upgrade to version %d or newer, then outboxctl cursor rebase --database %s --keep", oldestPostgreSQL, database),
 	}}
 }
 
@@ -61,7 +61,7 @@ func checkRecovery(ctx context.Context, st *store) ([]Finding, error) {
 	}
 	return []Finding{{
 		Severity: Critical, Message: "the server is in recovery: nothing is relayed from it, and nothing can be changed",
-		Remedy: "point the URL at the primary, or promote this server (SELECT pg_promote()) and then outboxctl cursor rebase",
+		Remedy: "point the URL at the primary, or promote this server (SELECT pg_promote()) and then outboxctl cursor rebase --database " + st.name,
 	}}, nil
 }
 

@@ -327,7 +327,7 @@ func TestDoctorWithThingsAway(t *testing.T) {
 func TestDoctorJudgesVersions(t *testing.T) {
 	t.Parallel()
 	for number, want := range map[int]int{130012: 1, 140000: 0, 150003: 0} {
-		found := operate.JudgePostgreSQL(number)
+		found := operate.JudgePostgreSQL("shop", number)
 		if len(found) != want || want == 1 && (found[0].Severity != operate.Critical || found[0].Remedy == "") {
 			t.Errorf("%d: %s", number, dump(found))
 		}

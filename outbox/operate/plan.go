@@ -51,10 +51,10 @@ type planned struct {
 	Plan
 	scene    *scene
 	from     *store
-	ids      []int64          // of the rows to be published, in order
-	touched  int64            // by operators
-	canaries map[string]int64 // by type: the first message of its key that some consumer lacks
-	lacking  map[int64]string // of a canary, a consumer that lacks it
+	ids      []int64            // of the rows to be published, in order
+	touched  int64              // by operators
+	canaries map[string]int64   // by type: the first message of its key that some consumer lacks
+	lacking  map[int64][]string // of a canary, the consumers that lack it
 }
 
 // candidate is a row of the range.
@@ -105,7 +105,7 @@ func (p *planned) targets(typ string) []string {
 
 func (o *Operator) plan(ctx context.Context, req PlanRequest) (*planned, error) {
 	req.From, req.To = req.From.UTC().Truncate(time.Microsecond), req.To.UTC().Truncate(time.Microsecond)
-	p := &planned{scene: o.survey(ctx), canaries: map[string]int64{}, lacking: map[int64]string{}}
+	p := &planned{scene: o.survey(ctx), canaries: map[string]int64{}, lacking: map[int64][]string{}}
 	p.Plan = Plan{Request: req, MadeAt: time.Now(), Types: map[string]int{}, Handled: map[string]int64{}, Warnings: []string{}}
 	if _, err := o.named(req.Database); err != nil {
 		return nil, err
@@ -195,38 +195,42 @@ func (p *planned) ask(ctx context.Context, part []candidate, sum hash.Hash, keys
 	for i, r := range part {
 		ids[i] = r.UUID
 	}
-	have := map[string]map[uuid.UUID]bool{}
+	type row struct {
+		MessageID uuid.UUID
+		State     string
+	}
+	have := map[string]map[uuid.UUID]string{} // by consumer: the state
 	for _, q := range p.scene.topology.Queues {
-		have[q.Name] = map[uuid.UUID]bool{}
+		have[q.Name] = map[uuid.UUID]string{}
 		home := p.scene.home(q.Name)
 		if home == nil {
 			continue
 		}
-		handled, err := column[uuid.UUID](ctx, home.database, "look into the inbox", `
-			SELECT DISTINCT message_id FROM inbox.messages WHERE consumer = $1 AND message_id = ANY ($2)`, q.Name, ids)
+		handled, err := collect[row](ctx, home.database, "look into the inbox", `
+			SELECT message_id, CASE WHEN bool_or(state = 'done') THEN 'done' ELSE min(state) END AS state
+			FROM inbox.messages WHERE consumer = $1 AND message_id = ANY ($2) GROUP BY message_id`, q.Name, ids)
 		if err != nil {
 			return err
 		}
-		for _, id := range handled {
-			have[q.Name][id] = true
+		for _, r := range handled {
+			have[q.Name][r.MessageID] = r.State
 		}
 	}
 	for _, r := range part {
 		p.ids = append(p.ids, r.ID)
 		sum.Write(r.UUID[:])
-		lacks := ""
+		var lacks []string
 		for _, name := range p.targets(r.Topic) {
-			if have[name][r.UUID] {
+			state := have[name][r.UUID]
+			fmt.Fprintf(sum, "%s=%s;", name, state)
+			switch {
+			case state == "done":
 				p.Handled[name]++
-				fmt.Fprintf(sum, "+%s", name)
-				continue
-			}
-			fmt.Fprintf(sum, "-%s", name)
-			if p.scene.home(name) != nil {
-				lacks = name
+			case state == "" && p.scene.home(name) != nil:
+				lacks = append(lacks, name)
 			}
 		}
-		if p.canaries[r.Topic] == 0 && lacks != "" && !keys[r.Key] {
+		if p.canaries[r.Topic] == 0 && len(lacks) > 0 && !keys[r.Key] {
 			p.canaries[r.Topic], p.lacking[r.ID] = r.ID, lacks
 		}
 		keys[r.Key] = true

@@ -16,6 +16,7 @@ import (
 const (
 	maxDead     = 10_000           // messages of a dead-letter queue that one command reads
 	deadTimeout = 10 * time.Minute // of a command over dead letters
+	showTimeout = 20 * time.Second // to find one
 )
 
 // DeadCommand chooses dead letters of one queue.
@@ -38,7 +39,7 @@ type DeadResult struct {
 }
 
 // Dead lists dead letters of one queue, or of all, without their payloads and at most limit of each; 0 means 50. What
-// is read goes back to its place. Queues that cannot be read are an error beside the rest.
+// is read goes back; of more than some thirty messages the broker may change the order. Queues that cannot be read are an error beside the rest.
 func (o *Operator) Dead(ctx context.Context, queue string, limit int) ([]DeadMessage, error) {
 	limit, err := Page{Limit: limit}.limit()
 	if err != nil {
@@ -61,9 +62,6 @@ func (o *Operator) Dead(ctx context.Context, queue string, limit int) ([]DeadMes
 	errs := slices.Clone(s.away)
 	for _, name := range names {
 		list, err := o.broker.peek(ctx, name, limit)
-		for i := range list {
-			list[i].Payload = nil
-		}
 		found, errs = append(found, list...), append(errs, err)
 	}
 	return found, errors.Join(errs...)
@@ -75,16 +73,22 @@ func (o *Operator) DeadShow(ctx context.Context, queue, fingerprint string) (Dea
 	if err != nil {
 		return DeadMessage{}, err
 	}
-	list, err := o.broker.peek(ctx, name, 500)
-	if err != nil {
-		return DeadMessage{}, err
-	}
-	for _, m := range list {
+	ctx, cancel := context.WithTimeout(ctx, showTimeout)
+	defer cancel()
+	var found *DeadMessage
+	read, err := o.broker.look(ctx, name, maxDead, func(m DeadMessage) bool {
 		if m.Fingerprint == fingerprint {
-			return m, nil
+			found = &m
 		}
+		return found == nil
+	})
+	switch {
+	case err != nil:
+		return DeadMessage{}, err
+	case found == nil:
+		return DeadMessage{}, fmt.Errorf("%w: no message %s among the first %d of %s", ErrNotFound, fingerprint, read, name)
 	}
-	return DeadMessage{}, fmt.Errorf("%w: no message %s among the first %d of %s", ErrNotFound, fingerprint, len(list), name)
+	return *found, nil
 }
 
 // DeadRedrive sends dead letters back to the queue that they came from, the oldest first. Each is confirmed there before
@@ -176,19 +180,34 @@ type deadWork struct {
 }
 
 func (w *deadWork) run(ctx context.Context, b *broker) error {
-	ch, done, err := b.channel(ctx)
+	ch, done, err := b.alone(ctx)
 	if err != nil {
 		return err
 	}
-	defer done() // what is not acknowledged goes back to its place
+	defer done() // what is not acknowledged goes back
 	if w.redrive {
 		if err := ch.Confirm(false); err != nil {
 			return fmt.Errorf("ask for confirms: %w", err)
 		}
 	}
+	if err := w.through(ctx, ch); err != nil || w.changed == 0 || w.command.DryRun {
+		return err
+	}
+	// Acknowledgements are not answered; what is answered behind them says that the broker has them.
+	if _, err := ch.QueueDeclarePassive(w.queue, true, false, false, false, nil); err != nil {
+		return fmt.Errorf("the last of %d messages of %s may not have left it: %w", w.changed, w.queue, err)
+	}
+	return nil
+}
+
+// through reads the queue and does to each message what is to be done.
+func (w *deadWork) through(ctx context.Context, ch *amqp.Channel) error {
 	returns := ch.NotifyReturn(make(chan amqp.Return, 1))
 	sent := map[string]bool{} // what is sent back may be dead again at once, and is left then
 	for read := 0; read < maxDead && w.matched < w.command.Limit; read++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		d, ok, err := ch.Get(w.queue, false)
 		if err != nil {
 			return fmt.Errorf("read queue %s: %w", w.queue, err)

@@ -99,3 +99,49 @@ func TestDeadLettersAreSentBackOrDiscarded(t *testing.T) {
 		t.Errorf("the audit log has %+v, %v", entries, err)
 	}
 }
+
+func TestADeadLetterBehindManyIsShown(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	o := w.operator()
+	ch := w.channel()
+	const most = 600
+	put := func(queue, body string) {
+		t.Helper()
+		err := ch.PublishWithContext(w.context(), w.topology.DeadExchange(), queue, true, false, amqp.Publishing{
+			Headers: amqp.Table{rabbitmq.HeaderMalformed: "no id"}, Body: []byte(body),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range most {
+		put("billing.0", "ordinary")
+	}
+	put("billing.0", "odd")
+	put("billing.1", "odd") // the same, where it is the first
+	outboxtest.Eventually(t, 20*time.Second, func() bool {
+		found, err := o.Dead(w.context(), "billing.0", 500)
+		return err == nil && len(found) == 500
+	}, "the dead letters do not arrive")
+	var odd []operate.DeadMessage
+	outboxtest.Eventually(t, 20*time.Second, func() (there bool) {
+		var err error
+		odd, err = o.Dead(w.context(), "billing.1", 1)
+		return err == nil && len(odd) == 1
+	}, "the odd one does not arrive")
+	if odd[0].Payload != nil {
+		t.Error("a list has payloads")
+	}
+	shown, err := o.DeadShow(w.context(), "billing.0", odd[0].Fingerprint)
+	if err != nil || string(shown.Payload) != "odd" || shown.Position != most {
+		t.Errorf("%q at %d, %v", shown.Payload, shown.Position, err)
+	}
+	done, err := o.DeadDiscard(w.context(), operate.DeadCommand{Queue: "billing.0", Fingerprints: []string{odd[0].Fingerprint}, Actor: ann})
+	if err != nil || done.Changed != 1 {
+		t.Errorf("%+v, %v; want one gone", done, err)
+	}
+	if _, err := o.DeadShow(w.context(), "billing.0", odd[0].Fingerprint); !errors.Is(err, operate.ErrNotFound) {
+		t.Errorf("%v; want it gone", err)
+	}
+}

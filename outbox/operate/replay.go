@@ -50,7 +50,7 @@ func (o *Operator) ApplyReplay(ctx context.Context, req ApplyRequest) (Applied, 
 		return done, err
 	}
 	if p.Hash != req.Hash {
-		return done, fmt.Errorf("%w: it would be %d messages now, handled %v: make a new plan", ErrChanged, p.Messages, p.Handled)
+		return done, fmt.Errorf("%w: it would be %s now", ErrChanged, amount(p.Messages, "message"))
 	}
 	if req.Canary && len(p.canaries) == 0 {
 		return done, fmt.Errorf("%w: every consumer has handled these messages, so a canary could show nothing: apply without it", ErrRefused)
@@ -297,16 +297,17 @@ func (r *replay) sendCanaries(ctx context.Context) error {
 	for _, row := range rows {
 		r.sent[row.ID] = true
 		r.done.Canaries++
-		if err := r.seen(ctx, row); err != nil {
-			return err
+		for _, consumer := range r.lacking[row.ID] {
+			if err := r.seen(ctx, row, consumer); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// seen waits for a canary's row in the inbox that lacked it.
-func (r *replay) seen(ctx context.Context, row stored) error {
-	consumer := r.lacking[row.ID]
+// seen waits for a canary's row in an inbox that lacked it.
+func (r *replay) seen(ctx context.Context, row stored, consumer string) error {
 	home := r.scene.home(consumer)
 	wait, cancel := context.WithTimeout(ctx, canaryTimeout)
 	defer cancel()

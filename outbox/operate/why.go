@@ -439,8 +439,12 @@ func (q *inquiry) atConsumer(ctx context.Context, t trace, c Consumed) string {
 		d := q.depths[queue]
 		return fmt.Sprintf("not yet consumed by %s: queue %s has %s and %s", c.Consumer, queue, amount(d.messages, "message"), amount(int64(d.consumers), "consumer"))
 	case "missing":
-		return fmt.Sprintf("missing at %s: neither in its inbox nor waiting in queue %s (outboxctl replay plan --database %s --from %s --to %s --key %s --to-queue %s)",
-			c.Consumer, queue, t.store.name, t.CreatedAt.UTC().Truncate(time.Second).Format(time.RFC3339),
+		inHand := ""
+		if q.depths[queue].consumers > 0 {
+			inHand = ", though a handler may have had it in hand all the while: ask again"
+		}
+		return fmt.Sprintf("missing at %s: neither in its inbox nor waiting in queue %s%s (outboxctl replay plan --database %s --from %s --to %s --key %s --to-queue %s)",
+			c.Consumer, queue, inHand, t.store.name, t.CreatedAt.UTC().Truncate(time.Second).Format(time.RFC3339),
 			t.CreatedAt.UTC().Add(time.Second).Truncate(time.Second).Format(time.RFC3339), shellWord(t.Key), c.Consumer)
 	}
 	if home := q.scene.home(c.Consumer); home != nil && bytesBefore(t.MessageID, q.forgotten[home.name]) {

@@ -95,6 +95,7 @@ func (a *app) deadVerb(verb string) *cobra.Command {
 		Use: verb + " QUEUE [FINGERPRINT...]", Short: short, Args: cobra.MinimumNArgs(1),
 		Example: "  outboxctl dead " + verb + " catalog.2.dead 3f9a1c2b77d0 --reason \"read by the new build\"",
 		RunE: func(c *cobra.Command, args []string) error {
+			a.patient(c)
 			if (len(args) == 1) != all {
 				return usagef("name the fingerprints, or say --all for the whole queue")
 			}

@@ -36,6 +36,7 @@ func (a *app) replayPlan() *cobra.Command {
 			"cannot be decoded or routed. Nothing is sent. Consumers absorb what they have handled.",
 		Example: "  outboxctl replay plan --database booking --from 2h --to 1h --to-queue payment",
 		RunE: func(c *cobra.Command, _ []string) error {
+			a.patient(c)
 			var err error
 			if req.From, req.To, err = a.span(from, to); err != nil {
 				return err
