@@ -385,6 +385,17 @@ func TestTheFirstToComeDecides(t *testing.T) {
 	t.Logf("%v", seen)
 }
 
+func TestABookingWithoutGraceExpiresWithItsPayment(t *testing.T) {
+	t.Parallel()
+	s := newShopWith(t, booking.Config{Hold: time.Minute, Grace: booking.NoGrace})
+	s.book()
+	var hold, grace time.Duration
+	err := s.db.QueryRow(context.Background(), `SELECT expires_at - created_at, deadline_at - expires_at FROM booking.bookings`).Scan(&hold, &grace)
+	if err != nil || hold != time.Minute || grace != 0 {
+		t.Errorf("held for %s, grace %s, %v", hold, grace, err)
+	}
+}
+
 func TestDeadlines(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
