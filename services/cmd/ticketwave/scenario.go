@@ -50,11 +50,11 @@ var scenarios = []scenario{
 	},
 	{
 		name: "declined", story: "a person's card is declined", capacity: demoCapacity, deed: pay("decline"),
-		status: life.PaymentFailed, payment: "failed", letter: contracts.NotificationBookingRejected,
+		status: life.PaymentFailed, payment: "failed", letter: contracts.NotificationPaymentFailed,
 	},
 	{
 		name: "expired", story: "a person does not pay in time", capacity: demoCapacity, hold: demoHold, deed: waits,
-		status: life.Expired, payment: "expired", letter: contracts.NotificationBookingCancelled,
+		status: life.Expired, payment: "expired", letter: contracts.NotificationBookingExpired,
 	},
 	{
 		name: "cancelled", story: "a person gives the booking up", capacity: demoCapacity, deed: cancels,
@@ -62,7 +62,7 @@ var scenarios = []scenario{
 	},
 	{
 		name: "late-payment", story: "a person's money comes too late, and goes back", capacity: demoCapacity, hold: demoHold, deed: pay("late"),
-		status: life.Expired, payment: "expired", captured: true, refunded: true, letter: contracts.NotificationBookingCancelled,
+		status: life.Expired, payment: "expired", captured: true, refunded: true, letter: contracts.NotificationBookingExpired,
 	},
 }
 
