@@ -7,21 +7,38 @@ SHELL       := /bin/bash
 GOLANGCI_VERSION := v2.15.0
 MODULES  := contracts outbox sql services bench chaos
 PROGRAMS := booking catalog payment notification saga ticketwave
+SCENARIOS := success sold-out declined expired cancelled late-payment
+STYLES   := choreography orchestration
 BIN      := $(CURDIR)/bin
 TOOLS    := $(CURDIR)/.run/tools
 LINT     := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
 ENV      := set -a; . $(CURDIR)/.run/env; set +a
 export GOFLAGS := -mod=readonly
 
+comma := ,
+space := $(subst ,, )
+ifneq ($(filter-out $(SCENARIOS),$(SCENARIO)),)
+$(error SCENARIO is "$(SCENARIO)": want one of $(subst $(space),$(comma) ,$(SCENARIOS)))
+endif
+ifneq ($(filter-out $(STYLES),$(SAGA)),)
+$(error SAGA is "$(SAGA)": want $(subst $(space), or ,$(STYLES)))
+endif
+ifdef SAGA
+export TW_SAGA := $(SAGA)
+endif
+
 help: ## list the targets
 	@echo "TicketWave: a transactional outbox pipeline, and the ticket shop that shows it."
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  SCENARIO   $(subst $(space), | ,$(SCENARIOS))"
+	@echo "  SAGA       $(subst $(space), | ,$(STYLES))"
 
-demo: build ## book a ticket and watch it travel through everything; ends by itself
-	@deploy/with-stack.sh $(BIN)/ticketwave demo
+demo: build ## book two tickets, pay, and watch every step; SCENARIO and SAGA choose another end and style
+	@deploy/with-stack.sh $(BIN)/ticketwave demo $(SCENARIO)
 
-run: build up ## run all services in the foreground on ports 5001 to 5005, until Ctrl-C
+run: build up ## run all services in the foreground on ports 5001 to 5005, until Ctrl-C; SAGA=orchestration
 	@$(ENV); exec deploy/foreground.sh $(BIN)/ticketwave run
 
 up: ## start PostgreSQL and RabbitMQ, or find them, and write .run/env

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 
@@ -19,7 +20,10 @@ import (
 func build(service string, opts options, pool *pgxpool.Pool, log *slog.Logger, url string) (daemon.Service, error) {
 	switch service {
 	case "booking":
-		return booking.New(booking.Config{Pool: pool, Logger: log, MaxTickets: opts.MaxTickets})
+		return booking.New(booking.Config{
+			Pool: pool, Logger: log, MaxTickets: opts.MaxTickets, Hold: opts.Hold, Grace: cmp.Or(opts.Grace, booking.NoGrace),
+			Orchestration: opts.Style == booking.Orchestration,
+		})
 	case "catalog":
 		return catalog.New(catalog.Config{Pool: pool, Logger: log})
 	case "payment":
@@ -27,7 +31,7 @@ func build(service string, opts options, pool *pgxpool.Pool, log *slog.Logger, u
 		if base == "" {
 			base = url
 		}
-		return payment.New(payment.Config{Pool: pool, Logger: log, BaseURL: base})
+		return payment.New(payment.Config{Pool: pool, Logger: log, BaseURL: base, Lateness: opts.Lateness})
 	case "notification":
 		return notification.New(notification.Config{
 			Pool: pool, Logger: log, SMTPAddr: opts.SMTPAddr, MailDir: opts.MailDir, From: opts.MailFrom,

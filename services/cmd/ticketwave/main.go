@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 )
 
@@ -15,7 +16,8 @@ const usage = `ticketwave sells tickets with five services that talk through a t
 usage: ticketwave COMMAND
 
   run             all services and the relay in the foreground, on ports 5001 to 5005, until Ctrl-C
-  demo            book two tickets and watch them travel through everything; ends by itself
+  demo [SCENARIO] a booking that travels through everything, step by step; ends by itself. It is
+                  success, sold-out, declined, expired, cancelled or late-payment               (success)
   migrate         create and migrate the databases and their roles
   topology apply  declare exchange, queues and bindings, and store them for the relay
   help            this text
@@ -32,7 +34,12 @@ Environment:
   TW_MAIL_DIR                 where those files go                                         (.run/mail)
   TW_MAIL_FROM                sender of the mails                                          (the service's)
   TW_MAX_TICKETS              most tickets in one booking                                  (10)
+  TW_SAGA                     who leads bookings: choreography (booking itself) or
+                              orchestration (a coordinator)                                (choreography)
+  TW_BOOKING_HOLD             how long tickets are held for payment, 1s to 24h             (15m)
+  TW_BOOKING_GRACE            how much later than its payment a booking expires, 0 to 1h   (30s)
   TW_PAYMENT_URL              begins the payment pages' URLs                               (the payment service's)
+  TW_SANDBOX_LATENESS         how late the sandbox's late payments are, 1s to 24h          (2s)
   TW_HTTP_PORTS               ports of booking, catalog, payment, notification and saga    (5001,5002,5003,5004,5005)
   TW_RELAY_HTTP_ADDR          where run shows the relay's probes and metrics, or off       (127.0.0.1:5010)
   TW_ADMIN_ADDR               where run offers the administration API, or off              (127.0.0.1:5011)
@@ -62,27 +69,36 @@ func main() {
 // commands are what ticketwave can be told to do.
 var commands = map[string]func(ctx context.Context, opts options) error{
 	"run":            runAll,
-	"demo":           demo,
 	"migrate":        migrate,
 	"topology apply": applyTopology,
 }
 
-func run(ctx context.Context, args []string) error {
-	name := ""
-	for i, arg := range args {
-		if i > 0 {
-			name += " "
-		}
-		name += arg
+// commandNamed is what the arguments say, or an error of usage.
+func commandNamed(name string) (func(ctx context.Context, opts options) error, error) {
+	if command, ok := commands[name]; ok {
+		return command, nil
 	}
+	word, rest, given := strings.Cut(name, " ")
+	if word != "demo" {
+		return nil, fmt.Errorf("%w: there is no command %q; \"ticketwave help\" lists them", errUsage, name)
+	}
+	if !given {
+		rest = scenarios[0].name
+	}
+	s, err := scenarioNamed(rest)
+	return func(ctx context.Context, opts options) error { return demo(ctx, opts, s, os.Stdout) }, err
+}
+
+func run(ctx context.Context, args []string) error {
+	name := strings.Join(args, " ")
 	switch name {
 	case "help", "-h", "-help", "--help":
 		fmt.Print(usage)
 		return nil
 	}
-	command, ok := commands[name]
-	if !ok {
-		return fmt.Errorf("%w: there is no command %q; \"ticketwave help\" lists them", errUsage, name)
+	command, err := commandNamed(name)
+	if err != nil {
+		return err
 	}
 	opts, err := parse(os.Getenv)
 	if err != nil {

@@ -8,7 +8,11 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/jcp/ticketwave/services/booking"
+	"github.com/jcp/ticketwave/services/internal/daemon"
+	"github.com/jcp/ticketwave/services/payment/gateway"
 	schema "github.com/jcp/ticketwave/sql"
 )
 
@@ -24,10 +28,13 @@ type options struct {
 	MailDir       string
 	MailFrom      string
 	MaxTickets    int
+	Style         string        // who leads bookings
+	Hold, Grace   time.Duration // of bookings
 	PaymentURL    string
-	Ports         []string // in the order of schema.Services
-	RelayAddr     string   // of the relay's probes and metrics, "off" for none
-	AdminAddr     string   // "off" for none
+	Lateness      time.Duration // of the sandbox's late money
+	Ports         []string      // in the order of schema.Services
+	RelayAddr     string        // of the relay's probes and metrics, "off" for none
+	AdminAddr     string        // "off" for none
 	AdminTokens   string
 }
 
@@ -49,12 +56,17 @@ func parse(getenv func(string) string) (options, error) {
 	if err := o.LogLevel.UnmarshalText([]byte(get("TW_LOG_LEVEL", "info"))); err != nil {
 		return o, fmt.Errorf("TW_LOG_LEVEL is %q: want debug, info, warn or error", getenv("TW_LOG_LEVEL"))
 	}
-	tickets := get("TW_MAX_TICKETS", "10")
-	n, err := strconv.Atoi(tickets)
-	if err != nil || n < 1 || n > 1000 {
-		return o, fmt.Errorf("TW_MAX_TICKETS is %q: want a number from 1 to 1000", tickets)
+	for _, s := range []daemon.Setting{
+		daemon.Whole(&o.MaxTickets, "", "TW_MAX_TICKETS", booking.DefaultMaxTickets, 1, 1000),
+		daemon.Checked(&o.Style, "", "TW_SAGA", booking.Choreography, "choreography or orchestration", booking.IsStyle),
+		daemon.Duration(&o.Hold, "", "TW_BOOKING_HOLD", booking.DefaultHold, booking.MinHold, booking.MaxHold),
+		daemon.Duration(&o.Grace, "", "TW_BOOKING_GRACE", booking.DefaultGrace, 0, booking.MaxGrace),
+		daemon.Duration(&o.Lateness, "", "TW_SANDBOX_LATENESS", gateway.DefaultLateness, gateway.MinLateness, gateway.MaxLateness),
+	} {
+		if value := get(s.Env, s.Default); s.Set(value) != nil {
+			return o, fmt.Errorf("%s is %q: want %s", s.Env, value, s.Wants)
+		}
 	}
-	o.MaxTickets = n
 	return o, o.check()
 }
 

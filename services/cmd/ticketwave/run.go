@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/jcp/ticketwave/services/booking"
 	"github.com/jcp/ticketwave/services/internal/daemon"
 )
 
@@ -97,10 +98,23 @@ func (h *house) welcome(ctx context.Context, token string) error {
 	if err := until(waiting, "booking to hear of the example event", func() (bool, error) { return h.knows(waiting, exampleEvent) }); err != nil {
 		return err
 	}
-	fmt.Printf(`
-TicketWave is running.
+	fmt.Print(h.greeting(token))
+	return nil
+}
 
-  booking       %s/api/bookings
+// leaders say who leads bookings.
+var leaders = map[string]string{
+	booking.Choreography:  "every service reacts to the others (choreography); with TW_SAGA=orchestration a coordinator leads",
+	booking.Orchestration: "a coordinator leads (orchestration)",
+}
+
+// greeting says what can be done now.
+func (h *house) greeting(token string) string {
+	bookings := h.url("booking") + "/api/bookings"
+	return fmt.Sprintf(`
+TicketWave is running: %s.
+
+  booking       %s
   catalog       %s/api/events
   payment       %s/api/payments?bookingId=
   notification  %s/api/notifications?bookingId=
@@ -111,11 +125,18 @@ Book two tickets:
   curl -i -H 'Content-Type: application/json' \
     -d '{"eventId":"%s","userId":"test-user-123","ticketCount":2}' \
     %s/api/example/create-booking-with-flow
+
+Then, with the id from the answer:
+
+  curl %s/ID              how far it is, and its paymentUrl
+  curl -d action=pay PAYMENT_URL                                 pay, as on the page that it is; or decline, or late
+  curl -X POST %s/ID/cancel      give it up
+  curl %s/ID/timeline     every step: when, why, and who
 %s
 Ctrl-C stops it.
 
-`, h.url("booking"), h.url("catalog"), h.url("payment"), h.url("notification"), h.url("saga"), exampleEvent, h.url("booking"), h.operators(token))
-	return nil
+`, leaders[h.opts.Style], bookings, h.url("catalog"), h.url("payment"), h.url("notification"), h.url("saga"),
+		exampleEvent, h.url("booking"), bookings, bookings, bookings, h.operators(token))
 }
 
 // ready waits until every service can work.
