@@ -37,7 +37,7 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 CREATE TRIGGER complete BEFORE UPDATE ON catalog.events
-    FOR EACH ROW WHEN (NEW.available < OLD.available AND NEW.held = OLD.held AND NEW.sold = OLD.sold)
+    FOR EACH ROW WHEN (NEW.available < OLD.available AND NEW.held = OLD.held AND NEW.sold = OLD.sold AND NEW.version = OLD.version + 1)
     EXECUTE FUNCTION catalog.complete_event();
 -- +goose StatementBegin
 CREATE FUNCTION catalog.complete_reservation() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -47,7 +47,7 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 CREATE TRIGGER complete BEFORE INSERT ON catalog.reservations
-    FOR EACH ROW WHEN (NEW.outcome = 'reserved' AND NEW.hold = 'none') EXECUTE FUNCTION catalog.complete_reservation();
+    FOR EACH ROW WHEN (NEW.outcome = 'reserved' AND NEW.hold = 'none' AND NEW.version > 0) EXECUTE FUNCTION catalog.complete_reservation();
 
 GRANT UPDATE (held, sold) ON catalog.events TO catalog_service;
 GRANT INSERT (hold, settled_at), UPDATE (hold, settled_at) ON catalog.reservations TO catalog_service;
