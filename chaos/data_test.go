@@ -61,7 +61,7 @@ func (r *run) flowing(what string) {
 		began := time.Now()
 		if !within(5*time.Second, func() bool {
 			fresh := r.w.clients.accepted(began)
-			return len(fresh) > 0 && r.w.settled(fresh[0].booked.ID)
+			return len(fresh) > 0 && r.w.answered(fresh[0].booked.ID)
 		}) {
 			r.Errorf("bookings stall behind %s", what)
 			return

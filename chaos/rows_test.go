@@ -98,14 +98,14 @@ func (r *run) pause(from, to time.Duration) {
 	}
 }
 
-// healed measures from now, when the fault is over, until a booking that begins now has ended its way.
+// healed measures from now, when the fault is over, until a booking that begins now has its first answers.
 func (r *run) healed(of string) {
 	r.Helper()
 	began := time.Now()
 	eventually(r.T, 2*time.Minute, func() bool {
 		fresh := r.w.clients.accepted(began)
-		return len(fresh) > 0 && r.w.settled(fresh[0].booked.ID)
-	}, "no new booking ends its way after %s has come back", of)
+		return len(fresh) > 0 && r.w.answered(fresh[0].booked.ID)
+	}, "no new booking is answered after %s has come back", of)
 	r.result.recoveries = append(r.result.recoveries, recovery{of, time.Since(began)})
 	r.step("recovered: " + of)
 }
@@ -175,7 +175,7 @@ func (w *world) rest(t *testing.T) {
 	l := w.startLoad(t, 0)
 	l.await(t, 20)
 	l.stop()
-	if !w.quiet(t, time.Minute, nil, nil) {
+	if !w.quiet(t, 2*time.Minute, nil, nil) {
 		t.FailNow()
 	}
 	last, since := "", time.Now()
@@ -204,7 +204,7 @@ func (r *run) finish() {
 		}
 	}
 	r.step("quiet")
-	r.w.quiet(r.T, 2*time.Minute, r.dead, r.tolerated)
+	r.w.quiet(r.T, 3*time.Minute, r.dead, r.tolerated)
 	r.step("look")
 	p, err := r.w.look(r.T)
 	if err != nil {
