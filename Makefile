@@ -71,11 +71,11 @@ test-full: tools-race up ## the tests, and those that take longer
 
 chaos: ## inject every fault of the matrix into servers of its own; ONLY=3,20 chooses rows, SEED=7 repeats a run
 	@mkdir -p $(BIN) && cd chaos && go test -c -o $(BIN)/chaos.test . && \
-		exec $(BIN)/chaos.test -test.run TestFaults -test.timeout 60m -all -only '$(ONLY)' -seed $(or $(SEED),0)
+		exec $(BIN)/chaos.test -test.run TestFaults -test.timeout 60m -all -only '$(ONLY)' -seed $(or $(SEED),0) -saga $(or $(SAGA),choreography)
 
 soak: ## combine random faults under load; FOR=30m says how long, SEED=7 draws the same ones
 	@mkdir -p $(BIN) && cd chaos && go test -c -o $(BIN)/chaos.test . && \
-		exec $(BIN)/chaos.test -test.run TestSoak -test.timeout 0 -soak $(or $(FOR),10m) -seed $(or $(SEED),0)
+		exec $(BIN)/chaos.test -test.run TestSoak -test.timeout 0 -soak $(or $(FOR),10m) -seed $(or $(SEED),0) -saga $(or $(SAGA),choreography)
 
 bench: build up ## compare with what else there is; ONLY=drain,latency chooses rows, QUICK=1 takes five minutes
 	@$(ENV); cd bench && go test -c -o $(BIN)/bench.test . && \

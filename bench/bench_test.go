@@ -27,6 +27,7 @@ var rows = []struct {
 	{"latency", "p50 <= 5 ms; p99 <= 1.5 x straight + 10 ms; single event p50 <= 15 ms", latency},
 	{"writing", ">= 0.75 of no events", writing},
 	{"whole", ">= 400 bookings/s; p99 <= 300 ms at half of it", whole},
+	{"hot", "one event >= 0.8 x 50 events", hot},
 	{"fairness", "p99 of the others <= 1.1 x", fairness},
 	{"size", "<= 96 MiB; <= 20 queries/s when idle", size},
 }
@@ -55,7 +56,7 @@ func BenchmarkPipeline(b *testing.B) {
 		}) bool {
 			return r.name == name
 		}) {
-			b.Fatalf("there is no row %q: want some of drain, keys, message, backlog, latency, writing, whole, fairness, size", name)
+			b.Fatalf("there is no row %q: want some of drain, keys, message, backlog, latency, writing, whole, hot, fairness, size", name)
 		}
 	}
 	for _, row := range rows {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/jcp/ticketwave/outbox/outboxtest"
@@ -26,7 +28,13 @@ import (
 
 const servicePassword = "bench-password"
 
-// town is a whole TicketWave: databases, a vhost, and its five programs as processes.
+// Who leads bookings.
+const (
+	choreography  = "choreography"
+	orchestration = "orchestration"
+)
+
+// town is a whole TicketWave: databases, a vhost, and its programs as processes.
 type town struct {
 	prefix, amqp, admin string
 	addr                map[string]string
@@ -34,7 +42,7 @@ type town struct {
 	db                  *pgxpool.Pool // booking's
 }
 
-func newTown(b *testing.B) *town {
+func newTown(b *testing.B, style string) *town {
 	b.Helper()
 	t := &town{prefix: "tw_bench_" + uuid.NewString()[:8] + "_", amqp: outboxtest.NewVHost(b), admin: outboxtest.Env(b).PostgresURL, addr: map[string]string{}}
 	t.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 256}}
@@ -48,7 +56,7 @@ func newTown(b *testing.B) *town {
 	mail := "TW_MAIL_DIR=" + mailDir(b)
 	for _, name := range schema.Services {
 		t.addr[name] = freeAddr(b)
-		startProcess(b, name, "TW_AMQP_URL="+t.amqp, "TW_DATABASE_URL="+t.url(b, name, name), "TW_HTTP_ADDR="+t.addr[name], mail)
+		startProcess(b, name, "TW_AMQP_URL="+t.amqp, "TW_DATABASE_URL="+t.url(b, name, name), "TW_HTTP_ADDR="+t.addr[name], "TW_SAGA="+style, mail)
 	}
 	var outboxes []string
 	for _, name := range schema.Services {
@@ -187,8 +195,24 @@ func (t *town) settled(b *testing.B) (n int) {
 	}
 }
 
+// whole measures both styles, one after the other. The goals are those of the default.
 func whole(b *testing.B, r *Row) {
-	t := newTown(b)
+	met := false
+	for _, style := range []string{choreography, orchestration} {
+		if !b.Run(style, func(b *testing.B) {
+			reached := wholeIn(b, r, style)
+			met = met || style == choreography && reached
+		}) {
+			b.FailNow()
+		}
+	}
+	r.note("50 events on sale; five services, the relay, PostgreSQL, RabbitMQ and the clients on the same cores, mails to files in memory; " +
+		"settled: tickets held, payment prepared, user notified, all answers applied; confirmed: paid at the sandbox's page, tickets sold, all answers applied")
+	r.judge(met)
+}
+
+func wholeIn(b *testing.B, r *Row, style string) (reached bool) {
+	t := newTown(b, style)
 	events := t.sell(b, 50)
 	seconds := pick(20, 6)
 	failed := newFailure()
@@ -210,41 +234,93 @@ func whole(b *testing.B, r *Row) {
 		wg.Wait()
 		failed.check(b)
 	}
-	r.say("warming up")
+	r.say("%s: warming up", style)
 	closedLoop(8, 2*time.Second)
 	before := t.settled(b)
-	r.say("as fast as it goes")
+	r.say("%s: as fast as it goes", style)
 	start, busy := time.Now(), cpu()
 	closedLoop(16, time.Duration(seconds)*time.Second)
 	n := t.settled(b) - before
 	rate := float64(n) / time.Since(start).Seconds()
-	r.add("bookings settled", rate, "per second")
+	r.add(style+": bookings settled", rate, "per second")
 	programs := append([]string{"postgres", "beam.smp", "relay", "bench.test"}, schema.Services...)
 	spent := shares(busy, cpu(), n, programs)
 
 	half := max(1, int(rate/2))
-	r.say("half of it, %d bookings/s", half)
-	var since time.Time
-	must(b, t.db.QueryRow(b.Context(), `SELECT clock_timestamp()`).Scan(&since))
+	r.say("%s: half of it, %d bookings/s", style, half)
+	since := t.now(b)
 	busy = cpu()
 	c := newClock(half * seconds)
 	openLoop(b, c, half*seconds, half, func(ctx context.Context, n int) (time.Time, error) {
 		return time.Now(), t.book(ctx, events[n%len(events)])
 	})
 	calm := shares(busy, cpu(), t.settled(b)-before-n, programs)
-	rows, err := t.db.Query(b.Context(), `SELECT extract(epoch FROM updated_at - created_at) * 1000 FROM booking.bookings WHERE created_at > $1`, since)
-	must(b, err)
-	var ms []float64
-	for rows.Next() {
-		var v float64
-		must(b, rows.Scan(&v))
-		ms = append(ms, v)
-	}
-	must(b, rows.Err())
+	ms := t.took(b, "updated_at", since)
 	p99 := percentile(ms, 0.99)
-	r.add("time to settle at half of it, p50", percentile(ms, 0.5), "ms")
-	r.add("time to settle at half of it, p99", p99, "ms")
-	r.note("50 events on sale; four services, the relay, PostgreSQL, RabbitMQ and the clients on the same cores, mails to files in memory; settled: tickets held, payment prepared, user notified, all answers applied; %d bookings in %d s of load", n, seconds)
-	r.note("processor time for one of them, ms: %s; at half of it: %s", spent, calm)
-	r.judge(rate >= 400 && p99 <= 300)
+	r.add(style+": time to settle at half of it, p50", percentile(ms, 0.5), "ms")
+	r.add(style+": time to settle at half of it, p99", p99, "ms")
+
+	r.say("%s: paying", style)
+	busy = cpu()
+	paid, took := t.pay(b, pick(3000, 300))
+	r.add(style+": bookings confirmed", float64(paid)/took.Seconds(), "per second")
+	r.note("%s: %d bookings in %d s of load; processor time for one of them, ms: %s; at half of it: %s; from there to its end: %s",
+		style, n, seconds, spent, calm, shares(busy, cpu(), paid, programs))
+	return rate >= 400 && p99 <= 300
+}
+
+// now is the database's time.
+func (t *town) now(b *testing.B) (now time.Time) {
+	b.Helper()
+	must(b, t.db.QueryRow(b.Context(), `SELECT clock_timestamp()`).Scan(&now))
+	return now
+}
+
+// took is how long bookings made since then took to a moment that is in a column, in milliseconds.
+func (t *town) took(b *testing.B, column string, since time.Time) []float64 {
+	b.Helper()
+	rows, err := t.db.Query(b.Context(), `SELECT extract(epoch FROM `+column+` - created_at) * 1000 FROM booking.bookings WHERE created_at > $1`, since)
+	must(b, err)
+	ms, err := pgx.CollectRows(rows, pgx.RowTo[float64])
+	must(b, err)
+	return ms
+}
+
+// pay pays for some of the bookings that wait for it, and waits until their tickets are sold.
+func (t *town) pay(b *testing.B, most int) (n int, took time.Duration) {
+	b.Helper()
+	rows, err := t.db.Query(b.Context(), `SELECT payment_id::text FROM booking.bookings WHERE status = 'awaiting_payment' ORDER BY id DESC LIMIT $1`, most)
+	must(b, err)
+	pages, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	must(b, err)
+	failed, start := newFailure(), time.Now()
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < len(pages); i = int(next.Add(1)) - 1 {
+				resp, err := t.client.PostForm("http://"+t.addr["payment"]+"/pay/"+pages[i], url.Values{"action": {"pay"}})
+				if err != nil {
+					failed.set(err.Error())
+					return
+				}
+				_, _ = io.Copy(io.Discard, resp.Body) // so that the connection can be used again
+				_ = resp.Body.Close()
+				if resp.StatusCode != http.StatusOK {
+					failed.set("the checkout page answers " + resp.Status)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	failed.check(b)
+	for end := time.Now().Add(3 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+		must(b, t.db.QueryRow(b.Context(), `SELECT count(*) FROM booking.bookings WHERE status = 'confirmed' AND inventory = 'sold'`).Scan(&n))
+		switch {
+		case n == len(pages):
+			return n, time.Since(start)
+		case time.Now().After(end):
+			b.Fatalf("%d of %d paid bookings are confirmed", n, len(pages))
+		}
+	}
 }

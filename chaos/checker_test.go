@@ -42,18 +42,43 @@ func TestTheChecksFindWhatIsBroken(t *testing.T) {
 		want                         []string
 	}{
 		{"an inbox row is missing", "catalog", take("inbox.messages", "message_id = "+request),
-			`INSERT INTO inbox.messages SELECT * FROM kept; DROP TABLE kept`,
-			[]string{"I1: .* has not reached catalog", "I2: catalog has answered message"}},
-		{"tickets are sold twice", "catalog", `UPDATE catalog.events SET available = available + 1 WHERE id = '` + event + `'`,
-			`UPDATE catalog.events SET available = available - 1 WHERE id = '` + event + `'`, []string{"I4: event"}},
-		{"a reservation is missing", "catalog", take("catalog.reservations", "booking_id = '"+id+"'"),
-			`INSERT INTO catalog.reservations SELECT * FROM kept; DROP TABLE kept`, []string{"I4: booking", "I4: event"}},
+			giveBack("inbox.messages"), []string{"I1: .* has not reached catalog", "I2: catalog has answered message"}},
+		{"tickets are sold twice", "catalog", `UPDATE catalog.events SET available = available + 1, sold = sold - 1 WHERE id = '` + event + `'`,
+			`UPDATE catalog.events SET available = available - 1, sold = sold + 1 WHERE id = '` + event + `'`, []string{"I4: event"}},
+		{"tickets are held for nobody", "catalog", `UPDATE catalog.events SET available = available - 2, held = held + 2 WHERE id = '` + event + `'`,
+			`UPDATE catalog.events SET available = available + 2, held = held - 2 WHERE id = '` + event + `'`, []string{"I4: event .* 2 held"}},
+		{"a reservation is missing", "catalog", take("catalog.reservations", "booking_id = '"+id+"'"), giveBack("catalog.reservations"),
+			[]string{"I4: booking", "I4: event"}},
+		{"the tickets of a confirmed booking were released", "catalog", `UPDATE catalog.reservations SET hold = 'released' WHERE booking_id = '` + id + `'`,
+			`UPDATE catalog.reservations SET hold = 'sold' WHERE booking_id = '` + id + `'`, []string{"I4: booking .* confirmed.* released", "I4: event"}},
+		{"a booking has expired and keeps tickets and money", "booking", `UPDATE booking.bookings SET status = 'expired' WHERE id = '` + id + `'`,
+			`UPDATE booking.bookings SET status = 'confirmed' WHERE id = '` + id + `'`,
+			[]string{"I4: booking .* expired.* sold", "I5: booking .* expired", "I6: booking: bookings that have not ended: 1"}},
+		{"a booking waits for ever", "booking", `
+			UPDATE booking.bookings SET status = 'awaiting_payment', ended_at = NULL, deadline_at = 'infinity' WHERE id = '` + id + `'`,
+			`UPDATE booking.bookings SET status = 'confirmed', ended_at = updated_at, deadline_at = NULL WHERE id = '` + id + `'`,
+			[]string{"I4: booking .* awaiting_payment", "I5: booking", "I6: booking: bookings that have not ended: 1"}},
 		{"a payment of too much", "payment", `UPDATE payment.payments SET amount_minor = amount_minor + 1 WHERE booking_id = '` + id + `'`,
-			`UPDATE payment.payments SET amount_minor = amount_minor - 1 WHERE booking_id = '` + id + `'`, []string{"I5: booking"}},
-		{"a payment is missing", "payment", take("payment.payments", "booking_id = '"+id+"'"),
-			`INSERT INTO payment.payments SELECT * FROM kept; DROP TABLE kept`, []string{"I5: booking"}},
-		{"a booking is gone", "booking", take("booking.bookings", "id = '"+id+"'"),
-			`INSERT INTO booking.bookings SELECT * FROM kept; DROP TABLE kept`,
+			`UPDATE payment.payments SET amount_minor = amount_minor - 1 WHERE booking_id = '` + id + `'`, []string{"I5: booking", "I5: the books of EUR"}},
+		{"a payment is missing", "payment", take("payment.payments", "booking_id = '"+id+"'"), giveBack("payment.payments"),
+			[]string{"I5: booking", "I5: the books of EUR"}},
+		{"money came and is in no payment", "payment", `
+			INSERT INTO payment.ledger (id, payment_id, kind, amount_minor, currency, gateway, reference)
+			SELECT gen_random_uuid(), payment_id, kind, amount_minor, currency, gateway, 'chaos' FROM payment.ledger WHERE payment_id = ` + paymentOf(id),
+			`DELETE FROM payment.ledger WHERE reference = 'chaos'`, []string{"I5: booking", "I5: the books of EUR"}},
+		{"the money of a confirmed booking went back", "payment", `
+			INSERT INTO payment.ledger (id, payment_id, kind, amount_minor, currency, gateway, reference, gives_back)
+			SELECT gen_random_uuid(), payment_id, 'refunded', amount_minor, currency, gateway, 'chaos', id FROM payment.ledger WHERE payment_id = ` + paymentOf(id),
+			`DELETE FROM payment.ledger WHERE reference = 'chaos'`, []string{"I5: booking", "I5: the books of EUR"}},
+		{"money that came is not in the books", "payment", take("payment.ledger", "payment_id = "+paymentOf(id)), giveBack("payment.ledger"),
+			[]string{"I5: booking", "I5: the books of EUR"}},
+		{"a call to the gateway is not made", "payment", `INSERT INTO payment.tasks (id, payment_id, kind, state) VALUES (gen_random_uuid(), ` + paymentOf(id) + `, 'close', 'refused')`,
+			`DELETE FROM payment.tasks WHERE state = 'refused'`, []string{"I6: payment: calls to the gateway: 1"}},
+		{"a saga is stuck", "saga", `
+			INSERT INTO saga.instances (id, version, state, body, correlation_id, trace_parent, caused_by, created_at, updated_at)
+			VALUES (gen_random_uuid(), 1, 'stuck', '{}', '', '', gen_random_uuid(), now(), now())`,
+			`DELETE FROM saga.instances WHERE state = 'stuck'`, []string{"I6: saga: instances .*: 1"}},
+		{"a booking is gone", "booking", take("booking.bookings", "id = '"+id+"'"), giveBack("booking.bookings"),
 			[]string{"I1: booking .* is gone", "I2: the order", "I4: tickets", "I5: a payment"}},
 		{"an answer has no effect", "booking", `UPDATE booking.bookings SET notified = NULL WHERE id = '` + id + `'`,
 			`UPDATE booking.bookings SET notified = true WHERE id = '` + id + `'`, []string{"I2: booking has handled"}},
@@ -62,9 +87,9 @@ func TestTheChecksFindWhatIsBroken(t *testing.T) {
 			[]string{"I1: .* in no outbox", "I2: payment has handled message"}},
 		{"a message is answered twice", "payment", `
 			INSERT INTO outbox.messages (uuid, topic, key, payload, metadata)
-			SELECT gen_random_uuid(), topic, key, payload, metadata FROM outbox.messages WHERE key = '` + id + `'`,
+			SELECT gen_random_uuid(), topic, key, payload, metadata FROM outbox.messages WHERE key = '` + id + `' AND topic = '` + contracts.TypePaymentDataPrepared + `'`,
 			`DELETE FROM outbox.messages WHERE substr(uuid::text, 15, 1) = '4'`,
-			[]string{"I1: .* has not reached booking", "I1: .* was never published", "I2: payment has handled message .* 2 answers", "I6: 1 messages of payment are not relayed"}},
+			[]string{"I1: .* has not reached booking", "I1: .* was never published", "I2: payment has handled message .*:2", "I6: 1 messages of payment are not relayed"}},
 		{"a version is taken over too late", "booking", `UPDATE chaos.journal SET version = version + 1 WHERE seq = (SELECT max(seq) FROM chaos.journal WHERE event_id <> '` + event + `')`,
 			`UPDATE chaos.journal SET version = version - 1 WHERE seq = (SELECT max(seq) FROM chaos.journal WHERE event_id <> '` + event + `')`, []string{"I3: booking has taken over"}},
 		{"a message is stuck", "payment", `INSERT INTO inbox.stuck (consumer, message_id, partition, type, key, payload, headers, class) VALUES ('payment', gen_random_uuid(), 0, 't', 'k', '', '{}', 'handler')`,
@@ -95,9 +120,21 @@ func TestTheChecksFindWhatIsBroken(t *testing.T) {
 	w.fromNowhere(t)
 }
 
-// take moves rows out of the way, into a table that the mending takes them from.
+// noKeys lets rows go that others refer to.
+const noKeys = `SET session_replication_role = replica; `
+
+// take moves rows out of the way, into a table that giveBack takes them from.
 func take(table, where string) string {
-	return `CREATE TABLE kept AS SELECT * FROM ` + table + ` WHERE ` + where + `; DELETE FROM ` + table + ` WHERE ` + where
+	return noKeys + `CREATE TABLE kept AS SELECT * FROM ` + table + ` WHERE ` + where + `; DELETE FROM ` + table + ` WHERE ` + where
+}
+
+func giveBack(table string) string {
+	return noKeys + `INSERT INTO ` + table + ` SELECT * FROM kept; DROP TABLE kept`
+}
+
+// paymentOf is the id of a booking's payment.
+func paymentOf(booking string) string {
+	return `(SELECT id FROM payment.payments WHERE booking_id = '` + booking + `')`
 }
 
 // simple runs statements one by one on one connection, so that a transaction can be prepared among them.

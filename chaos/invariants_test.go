@@ -103,21 +103,33 @@ func (p *picture) nothingConfirmedIsGone(complain func(string, ...any)) {
 	}
 }
 
-// participants answer each request with one message of their own.
+// participants answer each request with a message of their own.
 var participants = []string{"catalog", "payment", "notification"}
 
-// oneEffect: every handled request has one answer, every answer a handled request, and what is handled by booking shows.
+// oneEffect: every handled request has one answer, every answer a handled request, and what is handled by booking shows. The
+// payment service tells more on a request's account later, each thing once, and of a refund when it is done.
 func (p *picture) oneEffect(complain func(string, ...any)) {
 	for _, service := range participants {
-		answers := map[uuid.UUID]int{}
+		answers := map[uuid.UUID]map[string]int{}
 		for _, m := range p.messages {
-			if m.source == service && m.Cause != uuid.Nil {
-				answers[m.Cause]++
+			if m.source != service || m.Cause == uuid.Nil {
+				continue
 			}
+			if answers[m.Cause] == nil {
+				answers[m.Cause] = map[string]int{}
+			}
+			answers[m.Cause][m.Topic]++
 		}
 		for id, state := range p.inboxes[service] {
-			if n := answers[id]; state == "done" && n != 1 {
-				complain("%s has handled message %s and given %d answers", service, id, n)
+			if m := p.messages[id]; state != "done" || m != nil && m.Topic == contracts.TypeRefundPayment && len(answers[id]) == 0 {
+				continue
+			}
+			n, kinds := 0, 0
+			for _, times := range answers[id] {
+				n, kinds = max(n, times), kinds+1
+			}
+			if n != 1 || kinds > 1 && service != "payment" {
+				complain("%s has handled message %s and given as answers %v", service, id, answers[id])
 			}
 		}
 		for id := range answers {
@@ -147,20 +159,37 @@ func (p *picture) effectOn(bookings map[string]bookingRow, m *stored, complain f
 	if !ok {
 		return // it is about an event
 	}
-	shows := true
-	switch m.Topic {
-	case contracts.TypeInventoryUpdated:
-		shows = b.Reserved
-	case contracts.TypeInventoryUpdateRejected:
-		shows = b.Status == "rejected"
-	case contracts.TypePaymentDataPrepared:
-		shows = b.PaymentID != nil
-	case contracts.TypeNotificationSent:
-		shows = b.Notified != nil
-	}
-	if !shows {
+	if !b.shows(m) {
 		complain("booking has handled message %s (%s), and booking %s does not show it", m.UUID, m.Topic, b.ID)
 	}
+}
+
+// shows reports whether the booking knows what the message says, or more.
+func (b bookingRow) shows(m *stored) bool {
+	switch m.Topic {
+	case contracts.TypeInventoryUpdated:
+		return b.Reserved
+	case contracts.TypeInventoryUpdateRejected:
+		return slices.Contains([]string{"refused", "released"}, b.Inventory)
+	case contracts.TypeInventoryReleased:
+		return b.Inventory == "released"
+	case contracts.TypeInventoryCommitted:
+		return b.Inventory == "sold"
+	case contracts.TypePaymentDataPrepared:
+		return b.PaymentID != nil && b.Payment != "asked"
+	case contracts.TypePaymentPreparationFailed:
+		return b.Payment != "asked"
+	case contracts.TypePaymentFailed, contracts.TypePaymentExpired, contracts.TypePaymentCancelled:
+		return b.Payment != "asked" && b.Payment != "prepared"
+	case contracts.TypePaymentCompleted:
+		return b.Payment == "completed" || b.Payment == "refunded"
+	case contracts.TypePaymentRefunded:
+		return b.Payment == "refunded"
+	case contracts.TypeNotificationSent:
+		var told contracts.NotificationSent
+		return json.Unmarshal(m.Payload, &told) == nil && (told.NotificationType != contracts.NotificationBookingCreated || b.Notified != nil)
+	}
+	return true
 }
 
 // oneBookingPerOrder: an idempotency key has one booking, an unanswered one at most one, and nobody else has any.
@@ -198,16 +227,18 @@ func (p *picture) publishedInOrder(complain func(string, ...any)) {
 	}
 }
 
-// handledInOrder: a participant's answers about one key, which it writes as it handles, follow the requests' order, but for
-// requests that the broker had lost and a replay brought: what came after them had been handled before.
+// handledInOrder: a participant's first answers about one key, which it writes as it handles, follow the requests' order, but
+// for requests that the broker had lost and a replay brought: what came after them had been handled before. A refund is
+// answered when it is done.
 func (p *picture) handledInOrder(complain func(string, ...any)) {
 	for _, service := range participants {
-		last := map[string]*stored{}
+		last, answered := map[string]*stored{}, map[uuid.UUID]bool{}
 		for _, m := range p.outboxes[service] {
 			cause := p.messages[m.Cause]
-			if cause == nil || p.refilled[service][cause.UUID] {
+			if cause == nil || answered[m.Cause] || cause.Topic == contracts.TypeRefundPayment || p.refilled[service][cause.UUID] {
 				continue
 			}
+			answered[m.Cause] = true
 			line := cause.source + " " + m.Key
 			if before := last[line]; before != nil && before.ID > cause.ID {
 				complain("%s has handled message %d of key %s of %s behind message %d", service, cause.ID, m.Key, cause.source, before.ID)
@@ -240,34 +271,54 @@ func (p *picture) versionsInOrder(complain func(string, ...any)) {
 	}
 }
 
-// inventoryAddsUp: what is reserved and what is left is the capacity, and bookings and reservations agree.
+// inventoryAddsUp: what is available, held and sold is the capacity; held and sold are what the reservations say; and these
+// agree with how the bookings ended.
 func (p *picture) inventoryAddsUp(complain func(string, ...any)) {
-	reserved, outcome := map[string]int{}, map[string]reservationRow{}
+	of, holds := map[string]reservationRow{}, map[string]map[string]int{}
 	for _, r := range p.sold {
-		outcome[r.BookingID] = r
-		if r.Outcome == "reserved" {
-			reserved[r.EventID] += r.Quantity
+		of[r.BookingID] = r
+		if holds[r.EventID] == nil {
+			holds[r.EventID] = map[string]int{}
 		}
+		holds[r.EventID][r.Hold] += r.Quantity
 	}
 	for _, e := range p.events {
-		if e.Available < 0 || e.Available+reserved[e.ID] != e.Capacity {
-			complain("event %s: %d available and %d reserved of %d", e.ID, e.Available, reserved[e.ID], e.Capacity)
+		held, sold := holds[e.ID]["held"], holds[e.ID]["sold"]
+		if min(e.Available, e.Held, e.Sold) < 0 || e.Available+e.Held+e.Sold != e.Capacity || e.Held != held || e.Sold != sold {
+			complain("event %s: %d available, %d held, %d sold of %d; of its reservations %d are held, %d sold", e.ID, e.Available, e.Held, e.Sold, e.Capacity, held, sold)
 		}
 	}
 	for _, b := range p.bookings {
-		r, ok := outcome[b.ID]
-		want := map[string]string{"awaiting_payment": "reserved", "rejected": "sold_out"}[b.Status]
-		if !ok || r.Outcome != want || r.EventID != b.EventID || r.Quantity != b.TicketCount {
-			complain("booking %s of %d tickets is %s, its reservation is %q of %d", b.ID, b.TicketCount, b.Status, r.Outcome, r.Quantity)
+		r, ok := of[b.ID]
+		if !ok || r.EventID != b.EventID || !b.gets(r) {
+			complain("booking %s of %d tickets is %s, its reservation is %q of %d, %s", b.ID, b.TicketCount, b.Status, r.Outcome, r.Quantity, r.Hold)
 		}
-		delete(outcome, b.ID)
+		delete(of, b.ID)
 	}
-	for id := range outcome {
+	for id := range of {
 		complain("tickets are reserved for booking %s, which there is not", id)
 	}
 }
 
-// moneyAddsUp: every booking has one prepared payment of what it costs, and nothing else has.
+// gets reports whether a reservation is that of a booking which has ended like this.
+func (b bookingRow) gets(r reservationRow) bool {
+	switch b.Status {
+	case "pending", "awaiting_payment":
+		return false // it has not ended
+	case "confirmed":
+		return r.Outcome == "reserved" && r.Hold == "sold" && r.Quantity == b.TicketCount
+	}
+	switch r.Outcome {
+	case "reserved":
+		return r.Hold == "released" && r.Quantity == b.TicketCount
+	case "sold_out":
+		return r.Quantity == b.TicketCount
+	}
+	return r.Outcome == "released" // before it was asked for
+}
+
+// moneyAddsUp: every booking has at most one payment, of what it costs; money was kept for confirmed bookings, and all
+// other money went back; and so say the books.
 func (p *picture) moneyAddsUp(complain func(string, ...any)) {
 	of := map[string][]paymentRow{}
 	for _, pay := range p.payments {
@@ -276,13 +327,32 @@ func (p *picture) moneyAddsUp(complain func(string, ...any)) {
 	for _, b := range p.bookings {
 		made := of[b.ID]
 		delete(of, b.ID)
-		if len(made) != 1 || b.PaymentID == nil || made[0].ID != *b.PaymentID || made[0].AmountMinor != b.AmountMinor || made[0].Currency != b.Currency {
-			complain("booking %s costs %d %s and has payments %v", b.ID, b.AmountMinor, b.Currency, made)
+		if len(made) == 0 && b.PaymentID == nil && b.Status != "confirmed" && p.called[b.ID] {
+			continue // it was cancelled before it asked
+		}
+		if len(made) != 1 || !b.pays(made[0]) {
+			complain("booking %s costs %d %s, is %s, and has payments %v", b.ID, b.AmountMinor, b.Currency, b.Status, made)
 		}
 	}
 	for id := range of {
 		complain("a payment is prepared for booking %s, which there is not", id)
 	}
+	for _, c := range p.books {
+		if c.Captured-c.Refunded != c.Completed {
+			complain("the books of %s: %d captured, %d refunded, %d completed", c.Currency, c.Captured, c.Refunded, c.Completed)
+		}
+	}
+}
+
+// pays reports whether a payment is that of a booking which has ended like this.
+func (b bookingRow) pays(p paymentRow) bool {
+	kept := int64(0)
+	if b.Status == "confirmed" {
+		kept = b.AmountMinor
+	}
+	known := b.PaymentID != nil && *b.PaymentID == p.ID || b.PaymentID == nil && p.Status == "unavailable"
+	return known && p.AmountMinor == b.AmountMinor && p.Currency == b.Currency &&
+		p.Captured-p.Refunded == kept && (p.Status == "completed") == (b.Status == "confirmed")
 }
 
 // nothingLeft: no backlog, nothing stuck and nothing dead but what was meant to be, and no forgotten transaction.
@@ -307,6 +377,11 @@ func (p *picture) nothingLeft(complain func(string, ...any)) {
 	for name, n := range p.queues {
 		if n != p.dead[name] {
 			complain("queue %s holds %d messages, want %d", name, n, p.dead[name])
+		}
+	}
+	for what, n := range p.undone {
+		if n > 0 {
+			complain("%s: %d", what, n)
 		}
 	}
 	if p.prepared > 0 {

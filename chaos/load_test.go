@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
+	"path"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -30,6 +33,7 @@ type booking struct {
 type order struct {
 	key, user, event string
 	tickets          int
+	wish             string // how the client means it to end
 	began            time.Time
 	booked           booking // as answered; the id is empty when it never was
 }
@@ -82,6 +86,7 @@ type load struct {
 	slowest  atomic.Int64 // attempt, in milliseconds
 	url      atomic.Pointer[string]
 	pools    []*pgxpool.Pool
+	patient  chan struct{} // room for clients that wait to go on with their bookings
 }
 
 const (
@@ -91,6 +96,7 @@ const (
 	chatEvery   = 120 * time.Millisecond
 	answerLimit = 2 * time.Minute // within which a client that repeats itself must be answered
 	tryLimit    = 20 * time.Second
+	waiting     = 64 // clients that go on with their bookings at the same time; others leave theirs
 )
 
 // sell puts an event on sale and waits until booking can price it.
@@ -113,7 +119,7 @@ func (w *world) sell(t *testing.T, capacity int) (event string) {
 // startLoad begins to book and to write until stop.
 func (w *world) startLoad(t *testing.T, seed uint64) *load {
 	t.Helper()
-	l := &load{w: w, t: t, event: w.sell(t, 1_000_000), small: w.sell(t, 12)}
+	l := &load{w: w, t: t, event: w.sell(t, 1_000_000), small: w.sell(t, 12), patient: make(chan struct{}, waiting)}
 	l.aim(w.ports["booking"])
 	var ctx context.Context
 	ctx, l.cancel = context.WithCancel(context.Background())
@@ -135,8 +141,8 @@ func (w *world) startLoad(t *testing.T, seed uint64) *load {
 
 // aim says where booking is reached.
 func (l *load) aim(port int) {
-	url := "http://" + local(port)
-	l.url.Store(&url)
+	address := "http://" + local(port)
+	l.url.Store(&address)
 }
 
 func (l *load) pool(service string) *pgxpool.Pool {
@@ -179,7 +185,7 @@ func (l *load) book(ctx context.Context, rng *rand.Rand) {
 	client := &http.Client{Transport: &http.Transport{}, Timeout: tryLimit}
 	defer client.CloseIdleConnections()
 	for ctx.Err() == nil {
-		o := &order{key: uuid.NewString(), user: uuid.NewString(), event: l.event, tickets: 1 + rng.IntN(3)}
+		o := &order{key: uuid.NewString(), user: uuid.NewString(), event: l.event, tickets: 1 + rng.IntN(3), wish: wishes[rng.IntN(len(wishes))]}
 		if rng.IntN(8) == 0 {
 			o.event = l.small
 		}
@@ -187,6 +193,7 @@ func (l *load) book(ctx context.Context, rng *rand.Rand) {
 		if rng.IntN(8) == 0 {
 			l.place(client, o)
 		}
+		l.goOn(ctx, client, *o)
 		select {
 		case <-ctx.Done():
 		case <-tick.C:
@@ -237,6 +244,96 @@ func (l *load) try(client *http.Client, o *order) (b booking, status int) {
 		l.w.clients.complain("a client was answered with status %d, Retry-After %q", status, header.Get("Retry-After"))
 	}
 	return b, status
+}
+
+// wishes are what clients do with their bookings once these can be paid, some at any time; the frequent ones stand more than once.
+var wishes = []string{"pay", "pay", "pay", "pay", "pay", "pay", "decline", "late", "cancel", "cancel at once", "pay and cancel", "leave"}
+
+// goOn lets a client do with its booking what it wishes, while others book.
+func (l *load) goOn(ctx context.Context, client *http.Client, o order) {
+	if o.booked.ID == "" || o.wish == "leave" {
+		return
+	}
+	select {
+	case l.patient <- struct{}{}:
+	default:
+		return
+	}
+	l.running.Go(func() {
+		defer func() { <-l.patient }()
+		l.follow(ctx, client, o)
+	})
+}
+
+// follow looks at a booking until the client can do what it wishes, or the booking has ended, or the load has. Who is not
+// answered tries again; what then does not happen in time is the booking's to end.
+func (l *load) follow(ctx context.Context, client *http.Client, o order) {
+	limit := time.Now().Add(answerLimit)
+	for ctx.Err() == nil && time.Now().Before(limit) {
+		if done := l.act(ctx, client, o); done {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(100*time.Millisecond + time.Duration(rand.IntN(200))*time.Millisecond):
+		}
+	}
+}
+
+// act does what the client wishes if it can be done now, and reports whether there is nothing more to do.
+func (l *load) act(ctx context.Context, client *http.Client, o order) (done bool) {
+	if o.wish == "cancel at once" {
+		return l.press(ctx, client, l.cancelURL(o), "")
+	}
+	var now struct{ Status, PaymentURL string }
+	if status, _ := call(ctx, client, http.MethodGet, *l.url.Load()+"/api/bookings/"+o.booked.ID, "", nil, &now); status != http.StatusOK {
+		return false
+	}
+	if now.Status != "pending" && now.Status != "awaiting_payment" {
+		return true
+	}
+	if now.PaymentURL == "" {
+		return false
+	}
+	page := "http://" + local(l.w.ports["payment"]) + "/pay/" + path.Base(now.PaymentURL)
+	switch o.wish {
+	case "cancel":
+		return l.press(ctx, client, l.cancelURL(o), "")
+	case "pay and cancel":
+		var paid bool
+		var pair sync.WaitGroup
+		pair.Go(func() { paid = l.press(ctx, client, page, "pay") })
+		cancelled := l.press(ctx, client, l.cancelURL(o), "")
+		pair.Wait()
+		return paid && cancelled
+	}
+	return l.press(ctx, client, page, o.wish)
+}
+
+func (l *load) cancelURL(o order) string {
+	return *l.url.Load() + "/api/bookings/" + o.booked.ID + "/cancel"
+}
+
+// press posts a form, and reports whether it was answered. That it comes too late is an answer.
+func (l *load) press(ctx context.Context, client *http.Client, address, action string) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, strings.NewReader(url.Values{"action": {action}}.Encode()))
+	if err != nil {
+		return false
+	}
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	resp, err := client.Do(req)
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close() // the status is the answer
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusConflict:
+		return true
+	case http.StatusServiceUnavailable:
+	default:
+		l.w.clients.complain("%s of %s was answered with status %d", action, address, resp.StatusCode)
+	}
+	return false
 }
 
 // hotKeys are a few bookings about which much is said.
@@ -325,22 +422,36 @@ func every(ctx context.Context, pause time.Duration, do func()) {
 	}
 }
 
-// settled reports whether a booking has ended its way, with every answer there.
-func (w *world) settled(id string) (done bool) {
+// isAnswered is a booking that has heard of everything it asked for at first.
+const isAnswered = `status <> 'pending' AND payment <> 'asked' AND notified IS NOT NULL`
+
+// isSettled is a booking that has ended, and has heard of everything that followed: its tickets are sold and its money is kept, or
+// nothing is held and nothing can be paid any more.
+const isSettled = `deadline_at IS NULL AND notified IS NOT NULL AND CASE status
+	WHEN 'confirmed' THEN inventory = 'sold' AND payment = 'completed'
+	ELSE inventory IN ('refused', 'released') AND payment NOT IN ('asked', 'prepared', 'completed') END`
+
+// answered reports whether a booking has every first answer.
+func (w *world) answered(id string) bool { return w.is(id, isAnswered) }
+
+// settled reports whether a booking has ended, and everything that it set off.
+func (w *world) settled(id string) bool { return w.is(id, isSettled) }
+
+func (w *world) is(id, condition string) (done bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	err := w.pools["booking"].QueryRow(ctx, `
-		SELECT status <> 'pending' AND payment_id IS NOT NULL AND notified IS NOT NULL FROM booking.bookings WHERE id = $1`, id).Scan(&done)
+	err := w.pools["booking"].QueryRow(ctx, `SELECT `+condition+` FROM booking.bookings WHERE id = $1`, id).Scan(&done)
 	return err == nil && done
 }
 
-// bookOne books by itself, without a load, and waits until the booking has ended its way.
+// bookOne books and pays by itself, without a load, and waits until the booking has ended.
 func (w *world) bookOne(t *testing.T, event string) order {
 	t.Helper()
 	l := &load{w: w, t: t}
 	l.aim(w.ports["booking"])
-	o := &order{key: uuid.NewString(), user: uuid.NewString(), event: event, tickets: 1}
+	o := &order{key: uuid.NewString(), user: uuid.NewString(), event: event, tickets: 1, wish: "pay"}
 	l.place(quickClient, o)
+	l.follow(t.Context(), quickClient, *o)
 	eventually(t, time.Minute, func() bool { return w.settled(o.booked.ID) }, "booking %s does not settle", o.booked.ID)
 	return *o
 }

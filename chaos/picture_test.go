@@ -25,7 +25,7 @@ type stored struct {
 	UUID       uuid.UUID
 	Topic, Key string
 	Cause      uuid.UUID // the message whose handling wrote it, or none
-	Payload    []byte    // of what the catalog tells about its events alone
+	Payload    []byte    // of what the catalog tells about its events, and of what users were told of
 	source     string
 }
 
@@ -45,16 +45,19 @@ type picture struct {
 	sold      []reservationRow
 	events    []eventRow
 	payments  []paymentRow
+	called    map[string]bool // bookings that were cancelled at the payment service before they asked for a payment
+	books     []booksRow
+	undone    map[string]int                // what is still to be done, by service and kind
 	mails     map[uuid.UUID]int             // notifications, by request
 	journal   map[string][]int64            // versions of each event, as booking took them over
 	orders    []order                       // of the clients
 	appended  []uuid.UUID                   // commits confirmed to the harness
 	foreign   map[uuid.UUID]bool            // published by the harness itself
 	untapped  map[string]bool               // types that the tap has not heard all of
-	refilled  map[string]map[uuid.UUID]bool // by service: what it had lost, and a replay brought
 	tolerated map[uuid.UUID]string          // stuck on purpose, by class
 	dead      map[string]int                // messages expected in the dead-letter queues
 	wrong     []string                      // what clients complain about
+	refilled  map[string]map[uuid.UUID]bool // by service: what it had lost, and a replay brought
 }
 
 type bookingRow struct {
@@ -62,6 +65,7 @@ type bookingRow struct {
 	TicketCount         int
 	AmountMinor         int64
 	Currency, Status    string
+	Inventory, Payment  string
 	PaymentID           *string
 	Reserved            bool
 	Notified            *bool
@@ -70,18 +74,25 @@ type bookingRow struct {
 type reservationRow struct {
 	BookingID, EventID string
 	Quantity           int
-	Outcome            string
+	Outcome, Hold      string
 }
 
 type eventRow struct {
-	ID                  string
-	Capacity, Available int
+	ID                              string
+	Capacity, Available, Held, Sold int
 }
 
 type paymentRow struct {
-	ID, BookingID string
-	AmountMinor   int64
-	Currency      string
+	ID, BookingID      string
+	AmountMinor        int64
+	Currency, Status   string
+	Captured, Refunded int64 // in the books
+}
+
+// booksRow is a currency of the books.
+type booksRow struct {
+	Currency                      string
+	Captured, Refunded, Completed int64
 }
 
 // keepJournal makes booking's database write down in which order it takes over what the catalog tells.
@@ -191,7 +202,7 @@ func (w *world) look(t *testing.T) (*picture, error) {
 	p := &picture{
 		topology: w.topology(t), outboxes: map[string][]*stored{}, inboxes: map[string]map[uuid.UUID]string{},
 		stuckIn: map[string]map[uuid.UUID]string{}, stuckOut: map[string]map[uuid.UUID]string{}, backlog: map[string]int{},
-		mails: map[uuid.UUID]int{}, journal: map[string][]int64{}, foreign: maps.Clone(w.foreign),
+		called: map[string]bool{}, undone: map[string]int{}, mails: map[uuid.UUID]int{}, journal: map[string][]int64{}, foreign: maps.Clone(w.foreign),
 	}
 	for _, service := range schema.Services {
 		if err := w.lookAt(ctx, service, p); err != nil {
@@ -227,8 +238,8 @@ func (w *world) lookAt(ctx context.Context, service string, p *picture) error {
 		Cause      *uuid.UUID
 		Payload    []byte
 	}](ctx, w, service, `
-		SELECT id, uuid, topic, key, (metadata->>'causationid')::uuid, CASE WHEN topic = $1 THEN payload END FROM outbox.messages ORDER BY id`,
-		contracts.TypeCatalogEventPublished)
+		SELECT id, uuid, topic, key, (metadata->>'causationid')::uuid, CASE WHEN topic = ANY ($1) THEN payload END FROM outbox.messages ORDER BY id`,
+		[]string{contracts.TypeCatalogEventPublished, contracts.TypeNotificationSent})
 	if err != nil {
 		return err
 	}
@@ -280,18 +291,27 @@ func (w *world) backlog(ctx context.Context, service string) (n int, err error) 
 // lookAtState reads what the services themselves keep.
 func (w *world) lookAtState(ctx context.Context, p *picture) (err error) {
 	if p.bookings, err = collect[bookingRow](ctx, w, "booking", `
-		SELECT id::text, event_id::text, user_id::text, ticket_count, amount_minor, currency, status, payment_id::text, reserved_at IS NOT NULL, notified
+		SELECT id::text, event_id::text, user_id::text, ticket_count, amount_minor, currency, status, inventory, payment,
+		       payment_id::text, reserved_at IS NOT NULL, notified
 		FROM booking.bookings`); err != nil {
 		return err
 	}
-	if p.sold, err = collect[reservationRow](ctx, w, "catalog", `SELECT booking_id::text, event_id::text, quantity, outcome FROM catalog.reservations`); err != nil {
+	if p.sold, err = collect[reservationRow](ctx, w, "catalog", `SELECT booking_id::text, event_id::text, quantity, outcome, hold FROM catalog.reservations`); err != nil {
 		return err
 	}
-	if p.events, err = collect[eventRow](ctx, w, "catalog", `SELECT id::text, capacity, available FROM catalog.events`); err != nil {
+	if p.events, err = collect[eventRow](ctx, w, "catalog", `SELECT id::text, capacity, available, held, sold FROM catalog.events`); err != nil {
 		return err
 	}
-	if p.payments, err = collect[paymentRow](ctx, w, "payment", `SELECT id::text, booking_id::text, amount_minor, currency FROM payment.payments`); err != nil {
+	if err := w.lookAtMoney(ctx, p); err != nil {
 		return err
+	}
+	for what, count := range undone {
+		service, _, _ := strings.Cut(what, ":")
+		found, err := collect[struct{ N int }](ctx, w, service, count)
+		if err != nil {
+			return err
+		}
+		p.undone[what] = found[0].N
 	}
 	sent, err := collect[struct{ ID uuid.UUID }](ctx, w, "notification", `SELECT message_id FROM notification.notifications`)
 	if err != nil {
@@ -311,6 +331,35 @@ func (w *world) lookAtState(ctx context.Context, p *picture) (err error) {
 		p.journal[j.Event] = append(p.journal[j.Event], j.Version)
 	}
 	return nil
+}
+
+// lookAtMoney reads payments, and the books.
+func (w *world) lookAtMoney(ctx context.Context, p *picture) (err error) {
+	if p.payments, err = collect[paymentRow](ctx, w, "payment", `
+		SELECT p.id::text, p.booking_id::text, p.amount_minor, p.currency, p.status,
+		       coalesce(sum(l.amount_minor) FILTER (WHERE l.kind = 'captured'), 0)::bigint, coalesce(sum(l.amount_minor) FILTER (WHERE l.kind = 'refunded'), 0)::bigint
+		FROM payment.payments AS p LEFT JOIN payment.ledger AS l ON l.payment_id = p.id GROUP BY p.id`); err != nil {
+		return err
+	}
+	if p.books, err = collect[booksRow](ctx, w, "payment", `SELECT currency, captured_minor, refunded_minor, completed_minor FROM payment.books`); err != nil {
+		return err
+	}
+	marks, err := collect[struct{ ID string }](ctx, w, "payment", `SELECT booking_id::text FROM payment.cancellations`)
+	if err != nil {
+		return err
+	}
+	for _, m := range marks {
+		p.called[m.ID] = true
+	}
+	return nil
+}
+
+// undone counts what services still have to do, or could not do; the service comes first in a name.
+var undone = map[string]string{
+	"booking: bookings that have not ended":          `SELECT count(*) FROM booking.bookings WHERE NOT (` + isSettled + `)`,
+	"payment: calls to the gateway":                  `SELECT count(*) FROM payment.tasks WHERE state <> 'done'`,
+	"payment: webhooks of the sandbox":               `SELECT count(*) FROM payment.sandbox_webhooks WHERE delivered_at IS NULL`,
+	"saga: instances that have not ended, or cannot": `SELECT count(*) FROM saga.instances WHERE state NOT IN ('committed', 'compensated')`,
 }
 
 // depths are the messages in each queue but the tap, those that are out for acknowledgement included.
@@ -349,6 +398,16 @@ func (w *world) outstanding(dead map[string]int, tolerated map[uuid.UUID]string)
 		}
 		if n+stuckOut+stuckIn > 0 {
 			left = append(left, fmt.Sprintf("%s: %d not relayed, %d in outbox.stuck, %d in inbox.stuck", service, n, stuckOut, stuckIn))
+		}
+	}
+	for what, count := range undone {
+		service, _, _ := strings.Cut(what, ":")
+		var n int
+		if err := w.pools[service].QueryRow(ctx, count).Scan(&n); err != nil {
+			return err.Error()
+		}
+		if n > 0 {
+			left = append(left, fmt.Sprintf("%s: %d", what, n))
 		}
 	}
 	depths, err := w.depths(ctx)

@@ -32,7 +32,7 @@ func (r *run) events() []event {
 		}}
 	}
 	list := []event{
-		kill("relay"), kill("relay"), kill("booking"), kill("catalog"), kill("payment"), kill("notification"),
+		kill("relay"), kill("relay"), kill("booking"), kill("catalog"), kill("payment"), kill("notification"), kill("saga"),
 		{"stop relay", func(r *run) { r.w.stop(r.T, "relay"); r.again("relay") }},
 		{"stop catalog", func(r *run) { r.w.stop(r.T, "catalog"); r.again("catalog") }},
 		{"pause relay", func(r *run) {

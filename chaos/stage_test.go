@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,10 +18,17 @@ import (
 	"time"
 )
 
+const (
+	choreography  = "choreography"
+	orchestration = "orchestration"
+	both          = "both"
+)
+
 var (
 	all  = flag.Bool("all", false, "run every row, not the quick ones alone")
 	only = flag.String("only", "", "run these rows alone, such as 3,20")
 	seed = flag.Uint64("seed", 0, "makes a run repeatable; 0 draws one")
+	saga = flag.String("saga", choreography, "who leads bookings: choreography, orchestration, or both in turn, by every start of booking")
 	soak = flag.Duration("soak", 0, "how long TestSoak combines random faults; 0 skips it")
 )
 
@@ -43,6 +51,10 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if !slices.Contains([]string{choreography, orchestration, both}, *saga) {
+		fmt.Fprintf(os.Stderr, "chaos: -saga %q: want %s, %s or %s\n", *saga, choreography, orchestration, both)
+		os.Exit(2)
+	}
 	if *seed == 0 {
 		*seed = rand.Uint64() >> 32
 	}

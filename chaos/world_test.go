@@ -200,6 +200,7 @@ func (w *world) launch(t *testing.T, name string, env ...string) *program {
 	cmd := exec.Command(filepath.Join(w.bin, p.kind))
 	cmd.Env = append(os.Environ(), "TW_HTTP_ADDR="+local(p.port), "TW_LOG_LEVEL=warn", "TW_MAIL_DIR="+w.mail)
 	cmd.Env = append(cmd.Env, w.servers(t, p.kind)...)
+	cmd.Env = append(cmd.Env, w.lives()...)
 	cmd.Env = append(cmd.Env, env...)
 	w.runs++
 	file, err := os.Create(filepath.Join(logs, fmt.Sprintf("%s-%03d-%s.log", w.vhost, w.runs, name)))
@@ -213,6 +214,27 @@ func (w *world) launch(t *testing.T, name string, env ...string) *program {
 	}
 	w.procs[name] = p
 	return p
+}
+
+// A booking that nobody pays for ends within a row.
+const (
+	payWithin = 10 * time.Second
+	endsAfter = 2 * time.Second // behind that
+	lateMoney = time.Second
+)
+
+// lives are the settings that say how bookings live: who leads them, and for how long they wait.
+func (w *world) lives() []string {
+	style := *saga
+	if style == both {
+		style = choreography
+		if (w.runs%2 == 0) == (*seed%2 == 0) {
+			style = orchestration
+		}
+	}
+	return []string{
+		"TW_SAGA=" + style, "TW_BOOKING_HOLD=" + payWithin.String(), "TW_BOOKING_GRACE=" + endsAfter.String(), "TW_SANDBOX_LATENESS=" + lateMoney.String(),
+	}
 }
 
 // servers are the settings that say where PostgreSQL and RabbitMQ are.
@@ -413,15 +435,20 @@ func within(deadline time.Duration, cond func() bool) bool {
 
 // call sends JSON and decodes the answer. Trouble on the way is status 0.
 func call(ctx context.Context, client *http.Client, method, url, key string, body, answer any) (status int, header http.Header) {
-	document, err := json.Marshal(body)
-	if err != nil {
-		return 0, nil
+	var document []byte
+	if body != nil {
+		var err error
+		if document, err = json.Marshal(body); err != nil {
+			return 0, nil
+		}
 	}
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(document))
 	if err != nil {
 		return 0, nil
 	}
-	req.Header.Set("Content-Type", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	if key != "" {
 		req.Header.Set("Idempotency-Key", key)
 	}

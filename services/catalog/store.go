@@ -103,25 +103,79 @@ type reservation struct {
 
 const reservationColumns = `booking_id, event_id, quantity, outcome, available_before, available_after, version, answered_at, hold, settled_at`
 
+// group are the requests of a batch about one event, in their order.
+type group struct {
+	event      string
+	bookings   []string
+	quantities []int
+}
+
+// byEvent puts requests together; the order of events is that in which they come first.
+func byEvent[E any](requests []inbox.Item[E], add func(e E) (event, booking string, quantity int)) (groups []*group) {
+	known := map[string]*group{}
+	for _, r := range requests {
+		event, booking, quantity := add(r.Event)
+		g := known[event]
+		if g == nil {
+			g = &group{event: event}
+			known[event], groups = g, append(groups, g)
+		}
+		g.bookings, g.quantities = append(g.bookings, booking), append(g.quantities, quantity)
+	}
+	return groups
+}
+
+// perEvent runs the statement of each event, all in one round trip, and gives the reservations in the order of the requests,
+// nil for one that was left as it was.
+func perEvent[E contracts.Event](ctx context.Context, tx pgx.Tx, requests []inbox.Item[E], groups []*group, sql string, args func(g *group) []any) ([]*reservation, error) {
+	statements := make([]batch.Statement, len(groups))
+	for i, g := range groups {
+		statements[i] = batch.Statement{SQL: sql, Args: args(g)}
+	}
+	rows, err := batch.All(ctx, tx, statements, pgx.RowToStructByName[reservation])
+	if err != nil {
+		return nil, err
+	}
+	of := make(map[string]*reservation, len(rows))
+	for i := range rows {
+		of[rows[i].BookingID.String()] = &rows[i]
+	}
+	found := make([]*reservation, len(requests))
+	for i, r := range requests {
+		found[i] = of[r.Event.EventKey()]
+	}
+	return found, nil
+}
+
 // takeAll gives nil, and takes nothing, for a request when fewer tickets are left, there is no such event, or the booking
 // asked before. It fails on the primary key, and takes nothing, when another transaction of the same booking commits
-// meanwhile.
+// meanwhile. The bookings of one event take turns in the order of the batch, and its row is written once for all of them.
 func takeAll(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.UpdateEventInventory]) ([]*reservation, error) {
-	statements := make([]batch.Statement, len(requests))
-	for i, r := range requests {
-		statements[i] = batch.Statement{SQL: `
-		WITH taken AS (
-			UPDATE catalog.events
-			SET available = available - $3, held = held + $3, version = version + 1
-			WHERE id = $2 AND available >= $3 AND NOT EXISTS (SELECT FROM catalog.reservations WHERE booking_id = $1)
-			RETURNING available, version
+	groups := byEvent(requests, func(e contracts.UpdateEventInventory) (string, string, int) {
+		return e.EventID, e.BookingID, e.QuantityReduced
+	})
+	return perEvent(ctx, tx, requests, groups, `
+		WITH RECURSIVE event AS MATERIALIZED (
+			SELECT available, version FROM catalog.events WHERE id = $1 FOR NO KEY UPDATE
+		), asked AS MATERIALIZED (
+			SELECT booking, quantity, row_number() OVER (ORDER BY n) AS n
+			FROM unnest($2::text[]::uuid[], $3::int[]) WITH ORDINALITY AS a (booking, quantity, n)
+			WHERE NOT EXISTS (SELECT FROM catalog.reservations WHERE booking_id = booking)
+		), turns AS (
+			SELECT 0::bigint AS n, NULL::uuid AS booking, 0 AS quantity, available AS before, available, version FROM event
+			UNION ALL
+			SELECT a.n, a.booking, a.quantity, t.available, t.available - CASE WHEN a.quantity <= t.available THEN a.quantity ELSE 0 END,
+			       t.version + CASE WHEN a.quantity <= t.available THEN 1 ELSE 0 END
+			FROM turns AS t JOIN asked AS a ON a.n = t.n + 1
+		), written AS (
+			UPDATE catalog.events AS e
+			SET available = last.available, held = held + e.available - last.available, version = last.version
+			FROM (SELECT available, version FROM turns ORDER BY n DESC LIMIT 1) AS last
+			WHERE e.id = $1 AND last.version > e.version
 		)
 		INSERT INTO catalog.reservations (booking_id, event_id, quantity, outcome, available_before, available_after, version, hold)
-		SELECT $1, $2, $3, 'reserved', available + $3, available, version, 'held' FROM taken
-		RETURNING ` + reservationColumns,
-			Args: []any{r.Event.BookingID, r.Event.EventID, r.Event.QuantityReduced}}
-	}
-	return batch.Rows(ctx, tx, statements, pgx.RowToStructByName[reservation])
+		SELECT booking, $1, quantity, 'reserved', before, available, version, 'held' FROM turns WHERE available < before ORDER BY n
+		RETURNING `+reservationColumns, func(g *group) []any { return []any{g.event, g.bookings, g.quantities} })
 }
 
 // refuse notes how many tickets are left, or that there is no such event. It is pgx.ErrNoRows when the booking asked before.
@@ -139,44 +193,38 @@ func refuse(ctx context.Context, tx pgx.Tx, request contracts.UpdateEventInvento
 // releaseAll gives the tickets back that are held for the bookings, and notes of those that have none that they get none
 // any more. It gives nil, and changes nothing, for a booking that has not asked, or whose tickets were released or sold.
 func releaseAll(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.ReleaseEventInventory]) ([]*reservation, error) {
-	statements := make([]batch.Statement, len(requests))
-	for i, r := range requests {
-		statements[i] = batch.Statement{SQL: `
+	groups := byEvent(requests, func(e contracts.ReleaseEventInventory) (string, string, int) { return e.EventID, e.BookingID, 0 })
+	return perEvent(ctx, tx, requests, groups, `
 		WITH released AS (
 			UPDATE catalog.reservations
 			SET hold = 'released', settled_at = clock_timestamp()
-			WHERE booking_id = $1 AND event_id = $2 AND hold IN ('held', 'none')
-			RETURNING ` + reservationColumns + `
+			WHERE booking_id = ANY ($2::text[]::uuid[]) AND event_id = $1 AND hold IN ('held', 'none')
+			RETURNING `+reservationColumns+`
 		), given AS (
-			UPDATE catalog.events AS e
-			SET available = available + quantity, held = held - quantity, version = e.version + 1
-			FROM released WHERE e.id = $2 AND outcome = 'reserved'
+			UPDATE catalog.events
+			SET available = available + total, held = held - total, version = version + n
+			FROM (SELECT sum(quantity) AS total, count(*) AS n FROM released WHERE outcome = 'reserved') AS r
+			WHERE id = $1 AND n > 0
 		)
-		SELECT ` + reservationColumns + ` FROM released`,
-			Args: []any{r.Event.BookingID, r.Event.EventID}}
-	}
-	return batch.Rows(ctx, tx, statements, pgx.RowToStructByName[reservation])
+		SELECT `+reservationColumns+` FROM released`, func(g *group) []any { return []any{g.event, g.bookings} })
 }
 
 // commitAll sells the tickets that are held for the bookings. It gives nil, and changes nothing, for a booking that holds none.
 func commitAll(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.CommitEventInventory]) ([]*reservation, error) {
-	statements := make([]batch.Statement, len(requests))
-	for i, r := range requests {
-		statements[i] = batch.Statement{SQL: `
+	groups := byEvent(requests, func(e contracts.CommitEventInventory) (string, string, int) { return e.EventID, e.BookingID, 0 })
+	return perEvent(ctx, tx, requests, groups, `
 		WITH committed AS (
 			UPDATE catalog.reservations
 			SET hold = 'sold', settled_at = clock_timestamp()
-			WHERE booking_id = $1 AND event_id = $2 AND hold = 'held'
-			RETURNING ` + reservationColumns + `
-		), sold AS (
-			UPDATE catalog.events AS e
-			SET held = held - quantity, sold = sold + quantity, version = e.version + 1
-			FROM committed WHERE e.id = $2
+			WHERE booking_id = ANY ($2::text[]::uuid[]) AND event_id = $1 AND hold = 'held'
+			RETURNING `+reservationColumns+`
+		), taken AS (
+			UPDATE catalog.events
+			SET held = held - total, sold = sold + total, version = version + n
+			FROM (SELECT sum(quantity) AS total, count(*) AS n FROM committed) AS c
+			WHERE id = $1 AND n > 0
 		)
-		SELECT ` + reservationColumns + ` FROM committed`,
-			Args: []any{r.Event.BookingID, r.Event.EventID}}
-	}
-	return batch.Rows(ctx, tx, statements, pgx.RowToStructByName[reservation])
+		SELECT `+reservationColumns+` FROM committed`, func(g *group) []any { return []any{g.event, g.bookings} })
 }
 
 // forestall notes that a booking gets no tickets when it asks. It is pgx.ErrNoRows when it has asked.

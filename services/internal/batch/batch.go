@@ -4,6 +4,7 @@ package batch
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -16,7 +17,27 @@ type Statement struct {
 
 // Rows runs the statements in their order and returns the row of each, nil where it gave none. After an error the
 // transaction is aborted.
-func Rows[T any](ctx context.Context, tx pgx.Tx, statements []Statement, scan pgx.RowToFunc[T]) (found []*T, err error) {
+func Rows[T any](ctx context.Context, tx pgx.Tx, statements []Statement, scan pgx.RowToFunc[T]) ([]*T, error) {
+	return each(ctx, tx, statements, func(rows pgx.Rows) (*T, error) {
+		row, err := pgx.CollectExactlyOneRow(rows, scan)
+		switch {
+		case err == nil:
+			return &row, nil
+		case errors.Is(err, pgx.ErrNoRows):
+			return nil, nil
+		}
+		return nil, err
+	})
+}
+
+// All runs the statements in their order and returns all rows that they gave. After an error the transaction is aborted.
+func All[T any](ctx context.Context, tx pgx.Tx, statements []Statement, scan pgx.RowToFunc[T]) ([]T, error) {
+	found, err := each(ctx, tx, statements, func(rows pgx.Rows) ([]T, error) { return pgx.CollectRows(rows, scan) })
+	return slices.Concat(found...), err
+}
+
+// each collects what each statement gave.
+func each[R any](ctx context.Context, tx pgx.Tx, statements []Statement, collect func(pgx.Rows) (R, error)) (found []R, err error) {
 	if len(statements) == 0 {
 		return nil, nil
 	}
@@ -30,17 +51,13 @@ func Rows[T any](ctx context.Context, tx pgx.Tx, statements []Statement, scan pg
 			err = closed
 		}
 	}()
-	found = make([]*T, len(statements))
+	found = make([]R, len(statements))
 	for i := range statements {
 		rows, err := results.Query()
 		if err != nil {
 			return nil, err
 		}
-		row, err := pgx.CollectExactlyOneRow(rows, scan)
-		switch {
-		case err == nil:
-			found[i] = &row
-		case !errors.Is(err, pgx.ErrNoRows):
+		if found[i], err = collect(rows); err != nil {
 			return nil, err
 		}
 	}
