@@ -27,6 +27,24 @@ const (
 	DefaultLook       = time.Second
 )
 
+// What a deployment may choose.
+const (
+	MinHold  = time.Second
+	MaxHold  = 24 * time.Hour
+	MaxGrace = time.Hour
+	// NoGrace, as Config.Grace, lets a booking expire with its payment.
+	NoGrace time.Duration = -1
+)
+
+// Who leads bookings: their own service, by what it hears, or the coordinator.
+const (
+	Choreography  = "choreography"
+	Orchestration = "orchestration"
+)
+
+// IsStyle reports whether the text names one of them.
+func IsStyle(style string) bool { return style == Choreography || style == Orchestration }
+
 // Config of a Service. Zero values take the defaults.
 type Config struct {
 	// Pool connects as a role that is a member of booking_service, outbox_writer and inbox_consumer. Required.
@@ -71,9 +89,10 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	if cfg.Grace <= 0 {
+	if cfg.Grace == 0 {
 		cfg.Grace = DefaultGrace
 	}
+	cfg.Grace = max(cfg.Grace, 0)
 	if cfg.Look <= 0 {
 		cfg.Look = DefaultLook
 	}

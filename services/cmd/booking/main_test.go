@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/jcp/ticketwave/outbox/outboxtest"
+	"github.com/jcp/ticketwave/services/booking"
 )
 
 // TestMain lets the test binary be the program.
@@ -122,8 +123,40 @@ func TestAProcessFromStartToEnd(t *testing.T) {
 
 func TestABadOptionIsStatusTwo(t *testing.T) {
 	t.Parallel()
-	cmd, out := program(t, []string{"TW_DATABASE_URL=postgres://a:geheim@b/c", "TW_AMQP_URL=amqp://a:geheim@b/", "TW_MAX_TICKETS=none"})
-	if got := status(t, cmd.Run()); got != 2 || !strings.HasPrefix(out.text(), "booking: TW_MAX_TICKETS") || strings.Count(out.text(), "\n") != 1 {
-		t.Errorf("status %d: %s", got, out.text())
+	for assignment, wants := range map[string]string{
+		"TW_MAX_TICKETS=none": "a whole number from 1 to", "TW_SAGA=both": "choreography or orchestration",
+		"TW_BOOKING_HOLD=25h": "a duration from 1s to 24h", "TW_BOOKING_GRACE=61m": "a duration from 0s to 1h", "TW_BOOKING_GRACE=-1s": "from 0s",
+	} {
+		name, _, _ := strings.Cut(assignment, "=")
+		cmd, out := program(t, []string{"TW_DATABASE_URL=postgres://a:geheim@b/c", "TW_AMQP_URL=amqp://a:geheim@b/", assignment})
+		text := out.text
+		if got := status(t, cmd.Run()); got != 2 || !strings.HasPrefix(text(), "booking: "+name) || !strings.Contains(text(), wants) || strings.Count(text(), "\n") != 1 {
+			t.Errorf("%s: status %d: %s", assignment, got, text())
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	given := func(values map[string]string) booking.Config {
+		var o options
+		for _, s := range o.settings() {
+			value := s.Default
+			if v, ok := values[s.Env]; ok {
+				value = v
+			}
+			if err := s.Set(value); err != nil {
+				t.Errorf("%s=%s: %v", s.Env, value, err)
+			}
+		}
+		return o.config()
+	}
+	want := booking.Config{MaxTickets: booking.DefaultMaxTickets, Hold: booking.DefaultHold, Grace: booking.DefaultGrace}
+	if got := given(nil); got != want {
+		t.Errorf("by default %+v", got)
+	}
+	want = booking.Config{MaxTickets: 3, Hold: 90 * time.Second, Grace: booking.NoGrace, Orchestration: true}
+	if got := given(map[string]string{"TW_MAX_TICKETS": "3", "TW_SAGA": "orchestration", "TW_BOOKING_HOLD": "90s", "TW_BOOKING_GRACE": "0"}); got != want {
+		t.Errorf("got %+v", got)
 	}
 }

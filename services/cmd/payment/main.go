@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -19,6 +20,7 @@ type options struct {
 	baseURL, webhookURL, returnURL string
 	gateway, secrets               string
 	stripeKey, stripeURL           string
+	lateness                       time.Duration
 }
 
 func main() {
@@ -48,6 +50,7 @@ func (o *options) settings() []daemon.Setting {
 			"where the sandbox sends its webhooks, or nothing: then to this process", isURLOrNothing),
 		daemon.Checked(&o.returnURL, "payment-return-url", "TW_PAYMENT_RETURN_URL", "",
 			"where people go from Stripe's page, or nothing: then to "+payment.ThanksPath+" here", isURLOrNothing),
+		daemon.Duration(&o.lateness, "sandbox-lateness", "TW_SANDBOX_LATENESS", gateway.DefaultLateness, gateway.MinLateness, gateway.MaxLateness),
 		secrets, daemon.FromFile(secrets),
 		key, daemon.FromFile(key),
 		daemon.Checked(&o.stripeURL, "stripe-url", "TW_STRIPE_URL", "", "Stripe's API, or nothing: then https://api.stripe.com", isURLOrNothing),
@@ -60,7 +63,7 @@ func isURLOrNothing(value string) bool { return value == "" || isURL(value) }
 
 // config makes the service's configuration.
 func (o *options) config() (payment.Config, error) {
-	cfg := payment.Config{BaseURL: o.baseURL, WebhookURL: o.webhookURL}
+	cfg := payment.Config{BaseURL: o.baseURL, WebhookURL: o.webhookURL, Lateness: o.lateness}
 	if o.gateway == stripe.Name {
 		g, err := o.stripe()
 		if err == nil {

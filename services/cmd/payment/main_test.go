@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jcp/ticketwave/services/payment"
 )
@@ -31,6 +32,22 @@ func TestConfig(t *testing.T) {
 		if err != nil || cfg.WebhookURL != c.o.webhookURL || (cfg.Gateway != nil) != (c.o.gateway == "stripe") {
 			t.Errorf("%s: %+v %v", name, cfg, err)
 		}
+	}
+}
+
+func TestTheSandboxsLateness(t *testing.T) {
+	t.Parallel()
+	var o options
+	for _, s := range o.settings() {
+		if s.Env != "TW_SANDBOX_LATENESS" {
+			continue
+		}
+		if s.Set("0s") == nil || s.Set("25h") == nil || s.Set("5s") != nil {
+			t.Errorf("it takes %s", s.Wants)
+		}
+	}
+	if cfg, err := o.config(); err != nil || cfg.Lateness != 5*time.Second {
+		t.Errorf("%+v %v", cfg, err)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Options are what every service can be told.
@@ -107,6 +108,32 @@ func Whole(into *int, flagName, env string, fallback, least, most int) Setting {
 			return nil
 		},
 	}
+}
+
+// Duration is a setting that takes a Go duration from least to most.
+func Duration(into *time.Duration, flagName, env string, fallback, least, most time.Duration) Setting {
+	return Setting{
+		Flag: flagName, Env: env, Default: short(fallback), Wants: fmt.Sprintf("a duration from %s to %s, such as %s", short(least), short(most), short(fallback)),
+		Set: func(value string) error {
+			d, err := time.ParseDuration(value)
+			if err != nil || d < least || d > most {
+				return errValue
+			}
+			*into = d
+			return nil
+		},
+	}
+}
+
+// short is 24h for 24h0m0s.
+func short(d time.Duration) string {
+	text := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(text, zero) {
+			text = text[:len(text)-2]
+		}
+	}
+	return text
 }
 
 var (

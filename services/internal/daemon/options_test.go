@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // given is a complete environment with some variables changed.
@@ -66,6 +67,30 @@ func TestABadValueIsOneLine(t *testing.T) {
 	err := parse("booking", &opts, opts.common(":5001"), nil, func(string) string { return "" }, &bytes.Buffer{})
 	if err == nil || !strings.Contains(err.Error(), "TW_DATABASE_URL (-database) is not set") {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestADurationWithinItsLimits(t *testing.T) {
+	t.Parallel()
+	var d time.Duration
+	s := Duration(&d, "hold", "TW_BOOKING_HOLD", 15*time.Minute, time.Second, 24*time.Hour)
+	if s.Default != "15m" || s.Wants != "a duration from 1s to 24h, such as 15m" {
+		t.Errorf("default %s, wants %s", s.Default, s.Wants)
+	}
+	for value, want := range map[string]time.Duration{"1s": time.Second, "24h": 24 * time.Hour, "1m30s": 90 * time.Second} {
+		if err := s.Set(value); err != nil || d != want {
+			t.Errorf("%s is %s, %v", value, d, err)
+		}
+	}
+	for _, value := range []string{"", "0", "999ms", "24h0m1s", "15", "-1m", "soon"} {
+		if s.Set(value) == nil {
+			t.Errorf("%q is taken as %s", value, d)
+		}
+	}
+	for d, want := range map[time.Duration]string{0: "0s", time.Hour: "1h", 10 * time.Hour: "10h", 90 * time.Minute: "1h30m", 100 * time.Second: "1m40s", 30 * time.Second: "30s"} {
+		if got := short(d); got != want {
+			t.Errorf("%s is shown as %s", d, got)
+		}
 	}
 }
 

@@ -30,6 +30,12 @@ const (
 	DefaultLateness    = 2 * time.Second
 )
 
+// How late a deployment may let late money arrive.
+const (
+	MinLateness = time.Second
+	MaxLateness = 24 * time.Hour
+)
+
 // SandboxConfig describes a Sandbox. Pool, BaseURL and WebhookURL are required.
 type SandboxConfig struct {
 	// Pool is the payment service's.
