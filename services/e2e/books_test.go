@@ -196,8 +196,8 @@ type told struct{ BookingID, What string }
 // farewells are the letters that tell of an end.
 var farewells = map[string]contracts.NotificationType{
 	"confirmed": contracts.NotificationBookingConfirmed, "rejected": contracts.NotificationBookingRejected,
-	"payment_failed": contracts.NotificationBookingRejected, "cancelled": contracts.NotificationBookingCancelled,
-	"expired": contracts.NotificationBookingCancelled,
+	"payment_failed": contracts.NotificationPaymentFailed, "cancelled": contracts.NotificationBookingCancelled,
+	"expired": contracts.NotificationBookingExpired,
 }
 
 // wrong is what does not belong together.

@@ -55,12 +55,12 @@ type scenario struct {
 var scenarios = []scenario{
 	{
 		name: "late-payment", capacity: 100, process: hasty, deed: pressing("late"),
-		status: "expired", payment: "expired", captured: true, refunded: true, letter: contracts.NotificationBookingCancelled, settled: true,
+		status: "expired", payment: "expired", captured: true, refunded: true, letter: contracts.NotificationBookingExpired, settled: true,
 		steps: []string{"payment_expired", "payment_prepared", "payment_refunded", "tickets_held", "tickets_released"},
 	},
 	{
 		name: "expired", capacity: 100, process: hasty,
-		status: "expired", payment: "expired", letter: contracts.NotificationBookingCancelled, settled: true,
+		status: "expired", payment: "expired", letter: contracts.NotificationBookingExpired, settled: true,
 		steps: []string{"payment_expired", "payment_prepared", "tickets_held", "tickets_released"},
 	},
 	{
@@ -75,7 +75,7 @@ var scenarios = []scenario{
 	},
 	{
 		name: "declined", capacity: 100, process: "booking", deed: pressing("decline"),
-		status: "payment_failed", reason: "declined", payment: "failed", letter: contracts.NotificationBookingRejected, settled: true,
+		status: "payment_failed", reason: "declined", payment: "failed", letter: contracts.NotificationPaymentFailed, settled: true,
 		steps: []string{"payment_failed", "payment_prepared", "tickets_held", "tickets_released"},
 	},
 	{
