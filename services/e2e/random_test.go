@@ -173,7 +173,9 @@ func (r *random) run() {
 	if r.t.Failed() || r.ctx.Err() != nil {
 		r.t.Fatalf("after %d of %d bookings: %v", r.made.Load(), len(r.people), r.ctx.Err())
 	}
-	r.rest(r.left())
+	if r.rest(r.left()); r.t.Failed() {
+		return // the books say what is wrong
+	}
 	r.resendAll()
 	r.repeatMessages(min(len(r.people), 500))
 	r.rest(r.left())
