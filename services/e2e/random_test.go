@@ -169,6 +169,10 @@ func (r *random) run() {
 	})
 	r.havoc()
 	people.Wait()
+	for _, program := range everything { // while tickets are held yet
+		r.proc(program).kill()
+	}
+	r.start(everything...)
 	fate.Wait()
 	if r.t.Failed() || r.ctx.Err() != nil {
 		r.t.Fatalf("after %d of %d bookings: %v", r.made.Load(), len(r.people), r.ctx.Err())
