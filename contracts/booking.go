@@ -45,7 +45,8 @@ func (e UpdateEventInventory) Validate() error {
 	)
 }
 
-// NotificationType is what a notification is about.
+// NotificationType is what a notification is about. Values may be added: a build that does not know one keeps the message
+// for the next build, and the booking's later messages behind it.
 type NotificationType string
 
 // The notification types.
@@ -54,12 +55,15 @@ const (
 	NotificationBookingConfirmed NotificationType = "booking_confirmed"
 	NotificationBookingRejected  NotificationType = "booking_rejected"
 	NotificationBookingCancelled NotificationType = "booking_cancelled"
+	NotificationBookingExpired   NotificationType = "booking_expired"
+	NotificationPaymentFailed    NotificationType = "payment_failed"
 )
 
 // Valid reports whether this version knows the type.
 func (t NotificationType) Valid() bool {
 	switch t {
-	case NotificationBookingCreated, NotificationBookingConfirmed, NotificationBookingRejected, NotificationBookingCancelled:
+	case NotificationBookingCreated, NotificationBookingConfirmed, NotificationBookingRejected, NotificationBookingCancelled,
+		NotificationBookingExpired, NotificationPaymentFailed:
 		return true
 	}
 	return false

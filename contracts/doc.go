@@ -33,5 +33,5 @@
 // Within a major version fields are only ever added, and never needed: readers ignore what they do not know. A
 // field that is renamed, removed, or changes its meaning, and a new value of an enumeration that readers must
 // understand, make a new major version with a type and a struct of its own, published beside the old one until
-// nobody is bound to that.
+// nobody is bound to that. What users are told of is no such enumeration: see [NotificationType].
 package contracts

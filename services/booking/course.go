@@ -202,11 +202,11 @@ var undoReasons = map[life.Status]contracts.UndoReason{
 	life.Cancelled: contracts.UndoBookingCancelled, life.PaymentFailed: contracts.UndoPaymentFailed,
 }
 
-// notifications are what users are told of how a booking ended. One that was not paid in time counts as cancelled.
+// notifications are what users are told of how a booking ended.
 var notifications = map[life.Status]contracts.NotificationType{
 	life.Confirmed: contracts.NotificationBookingConfirmed, life.Rejected: contracts.NotificationBookingRejected,
-	life.PaymentFailed: contracts.NotificationBookingRejected, life.Cancelled: contracts.NotificationBookingCancelled,
-	life.Expired: contracts.NotificationBookingCancelled,
+	life.PaymentFailed: contracts.NotificationPaymentFailed, life.Cancelled: contracts.NotificationBookingCancelled,
+	life.Expired: contracts.NotificationBookingExpired,
 }
 
 // ending is what is told of how the booking ended, and is the same however often it is told.

@@ -121,6 +121,8 @@ func TestEndsInChoreography(t *testing.T) {
 		confirmed = "commit-event-inventory, send-booking-notification booking_confirmed"
 		rejected  = "send-booking-notification booking_rejected"
 		cancelled = "send-booking-notification booking_cancelled"
+		expired   = "send-booking-notification booking_expired"
+		failed    = "send-booking-notification payment_failed"
 	)
 	for sequence, want := range map[string][2]string{
 		"ip":      {"awaiting_payment <nil> held prepared", ""},
@@ -144,21 +146,21 @@ func TestEndsInChoreography(t *testing.T) {
 		"ui":      {"rejected payment_unavailable held unavailable", "release-event-inventory booking_rejected, " + rejected},
 		"uir":     {"rejected payment_unavailable released unavailable", "release-event-inventory booking_rejected, " + rejected},
 		"uri":     {"rejected payment_unavailable released unavailable", "release-event-inventory booking_rejected, " + rejected},
-		"ipd":     {"payment_failed declined held failed", "release-event-inventory payment_failed, " + rejected},
-		"ipdr":    {"payment_failed declined released failed", "release-event-inventory payment_failed, " + rejected},
-		"d":       {"payment_failed declined asked failed", "release-event-inventory payment_failed, " + rejected},
-		"ipdb":    {"payment_failed declined held refunded", "release-event-inventory payment_failed, " + rejected},
-		"ipbd":    {"payment_failed declined held refunded", "release-event-inventory payment_failed, " + rejected},
-		"ipe":     {"expired <nil> held expired", "release-event-inventory booking_expired, " + cancelled},
-		"iper":    {"expired <nil> released expired", "release-event-inventory booking_expired, " + cancelled},
-		"e":       {"expired <nil> asked expired", "release-event-inventory booking_expired, " + cancelled},
-		"ipbe":    {"expired <nil> held refunded", "release-event-inventory booking_expired, " + cancelled},
-		"ipeb":    {"expired <nil> held refunded", "release-event-inventory booking_expired, " + cancelled},
-		"ipec":    {"expired <nil> held completed", "release-event-inventory booking_expired, " + cancelled + ", refund-payment booking_expired"},
-		"t":       {"expired <nil> asked asked", "release-event-inventory booking_expired, cancel-payment booking_expired, " + cancelled},
-		"tt":      {"expired <nil> asked asked", "release-event-inventory booking_expired, cancel-payment booking_expired, " + cancelled},
-		"ipt":     {"expired <nil> held prepared", "release-event-inventory booking_expired, cancel-payment booking_expired, " + cancelled},
-		"pct":     {"expired <nil> asked completed", "release-event-inventory booking_expired, refund-payment booking_expired, " + cancelled},
+		"ipd":     {"payment_failed declined held failed", "release-event-inventory payment_failed, " + failed},
+		"ipdr":    {"payment_failed declined released failed", "release-event-inventory payment_failed, " + failed},
+		"d":       {"payment_failed declined asked failed", "release-event-inventory payment_failed, " + failed},
+		"ipdb":    {"payment_failed declined held refunded", "release-event-inventory payment_failed, " + failed},
+		"ipbd":    {"payment_failed declined held refunded", "release-event-inventory payment_failed, " + failed},
+		"ipe":     {"expired <nil> held expired", "release-event-inventory booking_expired, " + expired},
+		"iper":    {"expired <nil> released expired", "release-event-inventory booking_expired, " + expired},
+		"e":       {"expired <nil> asked expired", "release-event-inventory booking_expired, " + expired},
+		"ipbe":    {"expired <nil> held refunded", "release-event-inventory booking_expired, " + expired},
+		"ipeb":    {"expired <nil> held refunded", "release-event-inventory booking_expired, " + expired},
+		"ipec":    {"expired <nil> held completed", "release-event-inventory booking_expired, " + expired + ", refund-payment booking_expired"},
+		"t":       {"expired <nil> asked asked", "release-event-inventory booking_expired, cancel-payment booking_expired, " + expired},
+		"tt":      {"expired <nil> asked asked", "release-event-inventory booking_expired, cancel-payment booking_expired, " + expired},
+		"ipt":     {"expired <nil> held prepared", "release-event-inventory booking_expired, cancel-payment booking_expired, " + expired},
+		"pct":     {"expired <nil> asked completed", "release-event-inventory booking_expired, refund-payment booking_expired, " + expired},
 		"C":       {"cancelled <nil> asked asked", "release-event-inventory booking_cancelled, cancel-payment booking_cancelled, " + cancelled},
 		"CC":      {"cancelled <nil> asked asked", "release-event-inventory booking_cancelled, cancel-payment booking_cancelled, " + cancelled},
 		"Cirpk":   {"cancelled <nil> released cancelled", "release-event-inventory booking_cancelled, cancel-payment booking_cancelled, " + cancelled},

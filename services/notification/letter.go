@@ -46,12 +46,17 @@ type content struct {
 	contracts.SendBookingNotification
 }
 
+// subjects are the headline and the sentences of each letter. Whoever made the booking may have paid by the time it ends.
 var subjects = map[contracts.NotificationType][2]string{
 	contracts.NotificationBookingCreated:   {"We have your booking", "Your tickets are being reserved. You will be asked to pay as soon as they are yours."},
 	contracts.NotificationBookingConfirmed: {"Your booking is confirmed", "Your tickets are paid for. Enjoy the show."},
-	contracts.NotificationBookingRejected:  {"Your booking was not possible", "There are not enough tickets left. You have not been charged."},
-	contracts.NotificationBookingCancelled: {"Your booking is cancelled", "Your tickets have been given back."},
+	contracts.NotificationBookingRejected:  {"Your booking was not possible", "We could not get these tickets for you. " + refunded},
+	contracts.NotificationBookingCancelled: {"Your booking is cancelled", "Your tickets have been given back. " + refunded},
+	contracts.NotificationBookingExpired:   {"Your booking has expired", "It was not paid in time, and your tickets have been given back. " + refunded},
+	contracts.NotificationPaymentFailed:    {"Your payment did not go through", "Your tickets have been given back, and you are welcome to book again. " + refunded},
 }
+
+const refunded = "If you have paid, your money is on its way back to you."
 
 func (w writer) write(meta inbox.Meta, r contracts.SendBookingNotification) (letter, error) {
 	words, ok := subjects[r.NotificationType]

@@ -29,7 +29,7 @@ var first = Definition{
 			UndoWait: firm,
 		},
 		{
-			Name:    "letter", // nobody waits for it, and nothing undoes it
+			Name:    "first letter", // nobody waits for it, and nothing undoes it
 			Command: contracts.TypeSendBookingNotification,
 		},
 		{
@@ -76,6 +76,10 @@ var first = Definition{
 			{Type: contracts.TypeBookingExpired}:                                    contracts.UndoBookingExpired,
 		},
 		Wait: firm,
+	},
+	Notice: Step{
+		Name:    "last letter",
+		Command: contracts.TypeSendBookingNotification,
 	},
 	Finish: []Step{
 		{

@@ -15,8 +15,9 @@
 //	                                                     '--------------------------'
 //	                                               a step is told to be done after all
 //
-// definition.go is the process; machine.go is what happens by it, without I/O; the rest stores, sends and shows. What is
-// undone is undone in reverse, one step after the other. A request is repeated with growing pauses. When a step is not
+// definition.go is the process; machine.go is what happens by it, without I/O; the rest stores, sends and shows. The user is
+// told at the beginning and of the decision, as booking tells in the other style. What is undone is undone in reverse, one
+// step after the other. A request is repeated with growing pauses. When a step is not
 // answered at all it is taken for refused, and is undone. When the decision, its finishing, or an undoing is not
 // answered, the instance is stuck and says so: an answer that comes after all, or an operator's resume, moves it on.
 //

@@ -25,7 +25,7 @@ var requests = map[string]func(i Instance, at time.Time) outbox.Event{
 		b := i.Booking
 		return contracts.SendBookingNotification{
 			BookingID: b.BookingID, UserID: b.UserID, EventID: b.EventID, Quantity: b.Quantity, TotalAmount: b.TotalAmount,
-			NotificationType: contracts.NotificationBookingCreated, RequestedAt: at,
+			NotificationType: i.letter(), RequestedAt: at,
 		}
 	},
 	contracts.TypePreparePaymentData: func(i Instance, at time.Time) outbox.Event {
@@ -49,6 +49,24 @@ var requests = map[string]func(i Instance, at time.Time) outbox.Event{
 	contracts.TypeCommitEventInventory: func(i Instance, at time.Time) outbox.Event {
 		return contracts.CommitEventInventory{EventID: i.Booking.EventID, BookingID: i.Booking.BookingID, RequestedAt: at}
 	},
+}
+
+// letters are what users are told of a decision: the same that booking tells them where it leads.
+var letters = map[Answer]contracts.NotificationType{
+	{Type: contracts.TypeBookingConfirmed}:                                  contracts.NotificationBookingConfirmed,
+	{Type: contracts.TypeBookingRejected}:                                   contracts.NotificationBookingRejected,
+	{contracts.TypeBookingRejected, string(contracts.BookingPaymentFailed)}: contracts.NotificationPaymentFailed,
+	{Type: contracts.TypeBookingCancelled}:                                  contracts.NotificationBookingCancelled,
+	{Type: contracts.TypeBookingExpired}:                                    contracts.NotificationBookingExpired,
+}
+
+// letter is what the user is to be told now.
+func (i Instance) letter() contracts.NotificationType {
+	if i.Verdict.Type == "" {
+		return contracts.NotificationBookingCreated
+	}
+	letter, _ := lookup(letters, i.Verdict) // check has looked for all of them
+	return letter
 }
 
 // Handlers says what the coordinator listens to.
@@ -158,6 +176,9 @@ func (s *Service) OnBookingCreated(ctx context.Context, tx pgx.Tx, items []inbox
 			fresh, sent = append(fresh, changes[i]), append(sent, messages[i]...)
 			s.tell(changes[i])
 		}
+	}
+	if len(fresh) == 0 {
+		return nil
 	}
 	if err := appendAll(ctx, tx, fresh); err != nil {
 		return fmt.Errorf("write the history of %d sagas: %w", len(fresh), err)

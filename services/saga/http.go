@@ -112,10 +112,10 @@ func (d Definition) toCome(i Instance) []stepView {
 	switch i.Phase {
 	case Running:
 		forward(d.Steps...)
-		forward(d.Decision.step())
+		forward(d.Decision.step(), d.Notice)
 		forward(d.Finish...)
 	case Settling:
-		forward(d.Decision.step())
+		forward(d.Decision.step(), d.Notice)
 		if i.Outcome == contracts.OutcomeConfirmed {
 			forward(d.Finish...)
 			break

@@ -18,6 +18,8 @@ type Definition struct {
 	Steps []Step
 	// Decision is asked for when all steps are done or one of them will not be.
 	Decision Decision
+	// Notice follows the decision, whatever it is, at once and once. Nobody waits for it, and nothing undoes it.
+	Notice Step
 	// Finish is what follows a decision to commit, one after the other. Nothing undoes it.
 	Finish []Step
 }
@@ -245,12 +247,20 @@ func (s Step) hear(p Progress, a Answer, phase Phase) Progress {
 	case refused && (open || phase == Running && p.Forward == Done):
 		p.forward(Refused)
 		p.Outcome = outcome
+		if !p.Seen && p.Back != "" {
+			p.over()
+		}
 	}
 	if slices.Contains(s.Over, a.Type) {
-		p.Back = Done
-		p.rest()
+		p.over()
 	}
 	return p
+}
+
+// over notes that there is nothing to undo.
+func (p *Progress) over() {
+	p.Back = Done
+	p.rest()
 }
 
 // forward marks the step, and ends the wait for it, but not that for its undoing.
@@ -289,6 +299,7 @@ func (m *machine) decided(a Answer) error {
 	if undo {
 		m.i.Phase = Compensating
 	}
+	m.begin(m.d.Notice)
 	return nil
 }
 
@@ -414,7 +425,7 @@ func (m *machine) due(step string, wait Patience, try int) time.Time {
 
 // timeouts asks again for what has not come in time, and gives up what was asked for often enough.
 func (m *machine) timeouts() {
-	for _, s := range m.all() {
+	for _, s := range m.d.all() {
 		p := m.i.Steps[s.Name]
 		if p.Due == nil || p.Due.After(m.now) {
 			continue
@@ -441,8 +452,8 @@ func (m *machine) timeouts() {
 }
 
 // all is everything that is asked for.
-func (m *machine) all() []Step {
-	return slices.Concat(m.d.Steps, []Step{m.d.Decision.step()}, m.d.Finish)
+func (d Definition) all() []Step {
+	return slices.Concat(d.Steps, []Step{d.Decision.step(), d.Notice}, d.Finish)
 }
 
 // resume asks again for what is stuck.
@@ -450,7 +461,7 @@ func (m *machine) resume() error {
 	if m.i.Stuck() == "" {
 		return ErrNotStuck
 	}
-	for _, s := range m.all() {
+	for _, s := range m.d.all() {
 		switch p := m.i.Steps[s.Name]; Stuck {
 		case p.Forward:
 			m.ask(s, false)

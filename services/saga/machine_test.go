@@ -66,8 +66,20 @@ func TestPausesDoubleAndAreSpread(t *testing.T) {
 		}
 		now, last = *due, pause
 	}
-	if l.at(*l.i.Due(), Timeout); l.i.Phase != Settling || l.i.Outcome != contracts.OutcomePaymentUnavailable {
+	now = *l.i.Due()
+	if l.at(now, Timeout); l.i.Phase != Settling || l.i.Outcome != contracts.OutcomePaymentUnavailable {
 		t.Errorf("%s for %s", l.i.Phase, l.i.Outcome)
+	}
+	for l.i.Due() != nil {
+		due := *l.i.Due()
+		if pause := due.Sub(now); pause > maxPause+maxPause/8 {
+			t.Errorf("a pause of %s", pause)
+		}
+		l.at(due, Timeout)
+		now = due
+	}
+	if l.i.Stuck() != first.Decision.Name {
+		t.Errorf("stuck at %q", l.i.Stuck())
 	}
 }
 
@@ -100,7 +112,8 @@ func TestUndoingIsInReverse(t *testing.T) {
 		l.at(noon, contracts.TypeInventoryUpdated)
 		l.at(noon, contracts.TypePaymentDataPrepared)
 		i, commands, err := Next(l.d, l.i, Event{Answer: c.verdict, At: noon})
-		if err != nil || len(commands) != 1 || commands[0].Type != contracts.TypeCancelPayment || i.Reason != c.reason {
+		if err != nil || len(commands) != 2 || commands[0].Type != contracts.TypeSendBookingNotification ||
+			commands[1].Type != contracts.TypeCancelPayment || i.Reason != c.reason {
 			t.Errorf("%v: %v for %s, %v", c.verdict, commands, i.Reason, err)
 		}
 	}
@@ -124,5 +137,39 @@ func TestWhatComesAfterItsUndoingIsUndoneAgain(t *testing.T) {
 	}
 	if l.at(noon, contracts.TypeInventoryReleased); l.i.Phase != Compensated || l.i.Due() != nil {
 		t.Errorf("%s, due at %v", l.i.Phase, l.i.Due())
+	}
+}
+
+// What is being released and then told to be refused is not waited for any more, stuck or not.
+func TestARefusalEndsTheUndoing(t *testing.T) {
+	t.Parallel()
+	for _, stuck := range []bool{false, true} {
+		l := begun(t)
+		for _, typ := range []string{contracts.TypeBookingCancelled, contracts.TypePaymentCancelled} {
+			l.at(noon, typ)
+		}
+		for stuck && l.i.Due() != nil {
+			l.at(*l.i.Due(), Timeout)
+		}
+		if got := l.i.Stuck() != ""; got != stuck {
+			t.Fatalf("stuck at %q", l.i.Stuck())
+		}
+		if l.at(noon, contracts.TypeInventoryUpdateRejected); l.i.Phase != Compensated || l.i.Stuck() != "" || l.i.Due() != nil {
+			t.Errorf("%s, stuck at %q, due at %v", l.i.Phase, l.i.Stuck(), l.i.Due())
+		}
+	}
+}
+
+func TestTheNextDeadlineIsTheFirst(t *testing.T) {
+	t.Parallel()
+	l := begun(t)
+	next := *l.i.Due()
+	for name, p := range l.i.Steps {
+		if p.Due != nil && p.Due.Before(next) {
+			t.Errorf("%s is due at %v, before %v", name, p.Due, next)
+		}
+	}
+	if l.i.Steps["tickets"].Due.Equal(*l.i.Steps["payment"].Due) {
+		t.Error("two steps are due at the same moment")
 	}
 }

@@ -1,6 +1,7 @@
 package saga
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,7 +15,8 @@ import (
 
 // The model is the coordinator's Next, run against the participants as their contracts describe them, over a network
 // that delivers in any order and repeats, while any wait may run out, and the user pays, declines, gives up or does
-// nothing. All its states are visited.
+// nothing. All its states are visited. rules_test.go has what must be true of the coordinator itself, in each of its states and
+// whatever it is told there; here is what must be true of everybody together.
 
 // next is Next, or a mutant.
 type next func(d Definition, i Instance, e Event) (Instance, []Command, error)
@@ -28,6 +30,9 @@ type world struct {
 	payment  money
 	booking  uint8 // number of the answer that it decided on; 0 for none
 }
+
+// quiet is whether nothing is under way.
+func (w world) quiet() bool { return w.network == 0 }
 
 type seats uint8
 
@@ -72,6 +77,7 @@ type explorer struct {
 	answers   []Answer
 	bits      map[Answer]uint8
 	before    map[question]*reply
+	odd       string // what is wrong with the instance that was made last, or empty
 }
 
 type question struct {
@@ -120,6 +126,7 @@ func (x *explorer) number(i Instance) int32 {
 	if !known {
 		n = int32(len(x.instances))
 		x.numbers[key], x.instances = n, append(x.instances, i)
+		x.odd = cmp.Or(x.odd, x.d.odd(i), x.unruly(i))
 	}
 	return n
 }
@@ -143,21 +150,18 @@ func (x *explorer) tell(w *world, q question) error {
 }
 
 func (x *explorer) ask(q question) *reply {
-	i, e := x.instances[q.instance], Event{Answer: q.typ, At: past}
-	if q.late != "" {
-		i.Steps = maps.Clone(i.Steps)
-		p := i.Steps[q.late]
-		p.Due = &past
-		i.Steps[q.late] = p
+	i := x.instances[q.instance]
+	changed, commands, err := x.next(x.d, i.late(q.late), q.event())
+	if why := x.d.astray(i, q, changed, commands, err); why != "" {
+		return &reply{err: errors.New(why)}
 	}
-	if strings.HasPrefix(e.Type, "ticketwave.payment.") && e.Type != contracts.TypePaymentCancelled && e.Type != contracts.TypePaymentPreparationFailed {
-		e.PaymentID = "payment"
-	}
-	changed, commands, err := x.next(x.d, i, e)
 	if err != nil {
 		return &reply{err: err}
 	}
 	r := &reply{instance: x.number(changed)}
+	if x.odd != "" {
+		return &reply{err: errors.New(x.odd)}
+	}
 	for _, c := range commands {
 		switch c.Type {
 		case contracts.TypeSendBookingNotification:
@@ -168,6 +172,26 @@ func (x *explorer) ask(q question) *reply {
 		}
 	}
 	return r
+}
+
+// late is the instance when the time of a step is up.
+func (i Instance) late(step string) Instance {
+	if step == "" {
+		return i
+	}
+	i.Steps = maps.Clone(i.Steps)
+	p := i.Steps[step]
+	p.Due = &past
+	i.Steps[step] = p
+	return i
+}
+
+func (q question) event() Event {
+	e := Event{Answer: q.typ, At: past}
+	if strings.HasPrefix(e.Type, "ticketwave.payment.") && e.Type != contracts.TypePaymentCancelled && e.Type != contracts.TypePaymentPreparationFailed {
+		e.PaymentID = payment
+	}
+	return e
 }
 
 // move is one thing that may happen. Those that are extra need not.
@@ -204,7 +228,7 @@ func (x *explorer) moves(w world) (all []move) {
 		}
 	}
 	all = append(all, x.outside(w)...)
-	for _, operator := range []string{Resume, GiveUp} {
+	for _, operator := range []string{Resume, GiveUp} { // rules_test.go says when they are refused
 		asked := w
 		if err := x.tell(&asked, question{typ: Answer{Type: operator}}); !errors.Is(err, ErrNotStuck) && !errors.Is(err, ErrTooLate) {
 			all = append(all, move{operator, true, asked, err})
@@ -341,6 +365,14 @@ func (x *explorer) wrong(w world) string {
 		case w.payment == prepared:
 			return "compensated, but money can be paid"
 		}
+	case Running:
+		if w.quiet() && (w.catalog != held || w.payment != prepared) {
+			return "nothing is under way, and the coordinator does not know what is"
+		}
+	default:
+		if w.quiet() {
+			return "nothing is under way before the end"
+		}
 	}
 	return ""
 }
@@ -348,6 +380,7 @@ func (x *explorer) wrong(w world) string {
 // result is what an exploration found.
 type result struct {
 	states, ends int
+	instances    int
 	fault        string // the first one, with the way that leads to it
 }
 
@@ -365,11 +398,17 @@ type node struct {
 // way that goes on for ever: without these every way comes to an end, whatever happens that need not.
 func explore(n next, d Definition, copies uint8) (r result) {
 	x := newExplorer(n, d)
-	begun, commands, err := n(d, Instance{Booking: contracts.BookingCreated{BookingID: "b", ExpiresAt: past}}, Event{Answer: Answer{Type: Begin}, At: past})
-	if err != nil {
-		return result{fault: err.Error()}
+	fresh := Instance{Booking: created(event)}
+	fresh.Booking.ExpiresAt = past
+	begin := question{typ: Answer{Type: Begin}}
+	begun, commands, err := n(d, fresh, begin.event())
+	if why := d.astray(fresh, begin, begun, commands, err); why != "" {
+		return result{fault: why}
 	}
 	start := world{copies: copies, instance: x.number(begun)}
+	if x.odd != "" {
+		return result{fault: x.odd}
+	}
 	for _, c := range commands {
 		if c.Type != contracts.TypeSendBookingNotification {
 			x.send(&start, Answer{Type: c.Type})
@@ -418,6 +457,7 @@ func explore(n next, d Definition, copies uint8) (r result) {
 			return r
 		}
 	}
+	r.instances = len(x.instances)
 	if cyclic(len(nodes), from, to) {
 		r.fault = "there are ways that never end"
 	}
@@ -480,11 +520,46 @@ func TestModel(t *testing.T) {
 		for _, b := range bounds {
 			begin := time.Now()
 			r := explore(Next, patient(d, b.retries), b.copies)
-			t.Logf("version %d with %+v: %d states, %d ends, %s", d.Version, b, r.states, r.ends, time.Since(begin).Round(time.Millisecond))
+			t.Logf("version %d with %+v: %d states, %d ends, %d instances, %s", d.Version, b, r.states, r.ends, r.instances, time.Since(begin).Round(time.Millisecond))
 			if r.fault != "" {
 				t.Errorf("version %d with %+v:\n  %s", d.Version, b, r.fault)
 			}
 		}
+	}
+}
+
+// changed is Next with a change to what it says; the steps may be written to.
+func changed(change func(before Instance, e Event, after *Instance, commands *[]Command)) next {
+	return func(d Definition, i Instance, e Event) (Instance, []Command, error) {
+		after, commands, err := Next(d, i, e)
+		if err == nil {
+			after.Steps = maps.Clone(after.Steps)
+			change(i, e, &after, &commands)
+		}
+		return after, commands, err
+	}
+}
+
+// waitsOn is Next that goes on waiting where it should not any more.
+func waitsOn(where func(before, after Instance, was, is Progress) bool) next {
+	return changed(func(before Instance, _ Event, after *Instance, _ *[]Command) {
+		for name, was := range before.Steps {
+			if is := after.Steps[name]; was.Due != nil && is.Due == nil && where(before, *after, was, is) {
+				is.Due, is.Tries = was.Due, was.Tries
+				after.Steps[name] = is
+			}
+		}
+	})
+}
+
+// forgives is Next that takes what it should refuse, and does nothing.
+func forgives(refused error) next {
+	return func(d Definition, i Instance, e Event) (Instance, []Command, error) {
+		after, commands, err := Next(d, i, e)
+		if errors.Is(err, refused) {
+			return i, nil, nil
+		}
+		return after, commands, err
 	}
 }
 
@@ -544,6 +619,75 @@ var mutants = map[string]struct {
 		}
 		return i, commands, err
 	}},
+	"what was undone is not undone again": {next: changed(func(before Instance, _ Event, after *Instance, commands *[]Command) {
+		if is := after.Steps["tickets"]; before.Steps["tickets"].Back == Done && is.Back != Done {
+			is.Back = Done
+			is.rest()
+			after.Steps["tickets"], after.Phase, *commands = is, before.Phase, nil
+		}
+	})},
+	"what is undone is waited for": {next: waitsOn(func(_, _ Instance, was, is Progress) bool { return was.Back == Asked && is.Back == Done })},
+	"what is done is waited for": {next: waitsOn(func(_, after Instance, _, is Progress) bool {
+		return is.Forward == Done && after.Phase == Running
+	})},
+	"what is stuck is waited for": {next: waitsOn(func(_, _ Instance, _, is Progress) bool { return is.Forward == Stuck || is.Back == Stuck })},
+	"steps are waited for while it is decided": {next: waitsOn(func(before, after Instance, _, is Progress) bool {
+		return before.Phase == Running && after.Phase == Settling && is.Forward == Asked
+	})},
+	"steps are waited for after the decision": {next: waitsOn(func(before, after Instance, _, _ Progress) bool {
+		return before.Verdict.Type == "" && after.Verdict.Type != ""
+	})},
+	"an undoing is not waited for when its step is done": {next: changed(func(before Instance, _ Event, after *Instance, _ *[]Command) {
+		if is := after.Steps["tickets"]; is.Back == Asked && is.Seen && !before.Steps["tickets"].Seen {
+			is.rest()
+			after.Steps["tickets"] = is
+		}
+	})},
+	"an undoing is asked for at every answer": {next: changed(func(before Instance, e Event, after *Instance, commands *[]Command) {
+		if e.Type != Timeout && before.Steps["payment"].Back == Asked && after.Steps["payment"].Back == Asked {
+			*commands = append(*commands, Command{Step: "payment", Type: contracts.TypeCancelPayment, Try: 1})
+		}
+	})},
+	"everything is undone at once": {next: changed(func(before Instance, _ Event, after *Instance, commands *[]Command) {
+		if p := after.Steps["tickets"]; after.Phase == Compensating && before.Phase != Compensating && p.Back == "" && p.Seen {
+			p.Back, p.Tries, p.Due = Asked, 1, &future
+			after.Steps["tickets"] = p
+			*commands = append(*commands, Command{Step: "tickets", Type: contracts.TypeReleaseEventInventory, Try: 1})
+		}
+	})},
+	"what comes before its step begins is lost": {next: changed(func(before Instance, e Event, after *Instance, _ *[]Command) {
+		if before.Steps["money"].Forward == "" && e.Type == contracts.TypePaymentFailed {
+			*after = before
+		}
+	})},
+	"a refusal of what was done is not heard": {next: func(d Definition, i Instance, e Event) (Instance, []Command, error) {
+		if e.Type == contracts.TypeInventoryReleased && i.Phase == Running && i.Steps["tickets"].Forward == Done {
+			return i, nil, nil
+		}
+		return Next(d, i, e)
+	}},
+	"an undoing outlives a refusal": {next: changed(func(before Instance, e Event, after *Instance, _ *[]Command) {
+		if was := before.Steps["tickets"]; e.Type == contracts.TypeInventoryUpdateRejected && was.Back == Asked {
+			is := after.Steps["tickets"]
+			is.Back, is.Due, is.Tries = Asked, was.Due, was.Tries
+			after.Steps["tickets"] = is
+		}
+	})},
+	"the user is not told how it ended": {next: changed(func(_ Instance, _ Event, after *Instance, commands *[]Command) {
+		*commands = slices.DeleteFunc(*commands, func(c Command) bool {
+			return after.Verdict.Type != "" && c.Type == contracts.TypeSendBookingNotification
+		})
+	})},
+	"the user is told again": {next: changed(func(_ Instance, e Event, after *Instance, commands *[]Command) {
+		if e.Type == after.Verdict.Type && len(*commands) == 0 {
+			*commands = []Command{{Step: "last letter", Type: contracts.TypeSendBookingNotification, Try: 1}}
+		}
+	})},
+	"the payment is forgotten":       {next: changed(func(_ Instance, e Event, after *Instance, _ *[]Command) { after.PaymentID = e.PaymentID })},
+	"there is no reason":             {next: changed(func(_ Instance, _ Event, after *Instance, _ *[]Command) { after.Reason = "" })},
+	"two decisions":                  {next: forgives(ErrContradiction)},
+	"what is not stuck is resumed":   {next: forgives(ErrNotStuck)},
+	"it can be given up at any time": {next: forgives(ErrTooLate)},
 	"the first refusal is enough": {next: func(d Definition, i Instance, e Event) (Instance, []Command, error) {
 		i, commands, err := Next(d, i, e)
 		if p := i.Steps["tickets"]; p.Forward == Refused && len(commands) > 0 && commands[0].Type == contracts.TypeCancelPayment {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -79,7 +80,7 @@ func New(cfg Config) (*Service, error) {
 // check finds what a definition cannot mean.
 func (d Definition) check() error {
 	names := map[string]bool{}
-	for _, s := range slices.Concat(d.Steps, []Step{d.Decision.step()}, d.Finish) {
+	for _, s := range d.all() {
 		switch {
 		case s.Name == "" || names[s.Name]:
 			return fmt.Errorf("the name %q stands there twice, or is empty", s.Name)
@@ -101,6 +102,14 @@ func (d Definition) check() error {
 	}
 	if len(d.Steps) == 0 || d.Decision.Commit == "" || len(d.Decision.Undo) == 0 {
 		return errors.New("it has no steps, or no decision")
+	}
+	if len(d.Notice.Done) > 0 || d.Notice.Undo != "" {
+		return errors.New("the notice is waited for, or undone")
+	}
+	for _, a := range slices.AppendSeq([]Answer{{Type: d.Decision.Commit}}, maps.Keys(d.Decision.Undo)) {
+		if _, ok := lookup(letters, a); !ok {
+			return fmt.Errorf("nobody knows what to write of %s", a.Type)
+		}
 	}
 	return nil
 }
@@ -256,7 +265,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
-// expire tells instances that their time is up, and returns how many there were.
+// expire tells instances that their time is up, and returns how many have moved.
 func (s *Service) expire(ctx context.Context) (n int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dueTimeout)
 	defer cancel()
@@ -265,7 +274,6 @@ func (s *Service) expire(ctx context.Context) (n int, err error) {
 		if err != nil {
 			return fmt.Errorf("look for deadlines: %w", err)
 		}
-		n = len(late)
 		var (
 			changes  []change
 			messages []outbox.Message
@@ -278,6 +286,7 @@ func (s *Service) expire(ctx context.Context) (n int, err error) {
 			}
 			changes, messages = append(changes, c), append(messages, m...)
 		}
+		n = len(changes)
 		return s.write(ctx, tx, changes, messages)
 	})
 	return n, err

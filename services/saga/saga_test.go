@@ -118,6 +118,21 @@ func (d *desk) sent() (types []string) {
 	return types
 }
 
+// letters are what the user was told.
+func (d *desk) letters() []contracts.NotificationType {
+	d.t.Helper()
+	rows, err := d.db.Query(context.Background(), `
+		SELECT convert_from(payload, 'UTF8')::jsonb->>'notificationType' FROM outbox.messages WHERE topic = $1 ORDER BY id`, contracts.TypeSendBookingNotification)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	told, err := pgx.CollectRows(rows, pgx.RowTo[contracts.NotificationType])
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return told
+}
+
 func (d *desk) instance(booking string) record {
 	d.t.Helper()
 	r, err := instanceByID(context.Background(), d.db.Pool, uuid.MustParse(booking))
@@ -142,8 +157,13 @@ func created(id string) contracts.BookingCreated {
 	}
 }
 
+// answerOf is a message of a type; after a space may stand the reason of a rejection.
 func answerOf(typ, id string) contracts.Event {
 	now := time.Now().UTC()
+	typ, reason, _ := strings.Cut(typ, " ")
+	if reason == "" {
+		reason = string(contracts.BookingSoldOut)
+	}
 	switch typ {
 	case contracts.TypeInventoryUpdated:
 		return contracts.InventoryUpdated{
@@ -176,7 +196,7 @@ func answerOf(typ, id string) contracts.Event {
 			BookingID: id, EventID: event, UserID: user, Quantity: 2, TotalAmount: 5000, Currency: "EUR", PaymentID: payment, ConfirmedAt: now,
 		}
 	case contracts.TypeBookingRejected:
-		return contracts.BookingRejected{BookingID: id, EventID: event, UserID: user, Reason: contracts.BookingSoldOut, RejectedAt: now}
+		return contracts.BookingRejected{BookingID: id, EventID: event, UserID: user, Reason: contracts.BookingRejection(reason), RejectedAt: now}
 	case contracts.TypeBookingCancelled:
 		return contracts.BookingCancelled{BookingID: id, EventID: event, UserID: user, CancelledAt: now}
 	case contracts.TypeBookingExpired:
@@ -195,82 +215,83 @@ var beginning = []string{contracts.TypeUpdateEventInventory, contracts.TypeSendB
 
 // stories are whole lives of bookings. The coordinator is restarted before every line.
 var stories = map[string]struct {
-	lines []line
-	end   string
+	lines  []line
+	end    string
+	letter contracts.NotificationType
 }{
 	"paid": {[]line{
 		{contracts.TypeInventoryUpdated, nil},
 		{contracts.TypePaymentDataPrepared, nil},
 		{contracts.TypePaymentCompleted, []string{contracts.TypeSettleBooking}},
-		{contracts.TypeBookingConfirmed, []string{contracts.TypeCommitEventInventory}},
+		{contracts.TypeBookingConfirmed, []string{contracts.TypeSendBookingNotification, contracts.TypeCommitEventInventory}},
 		{contracts.TypeInventoryCommitted, nil},
 		{contracts.TypePaymentCompleted, nil}, // repeated
-	}, "committed"},
+	}, "committed", contracts.NotificationBookingConfirmed},
 	"paid, in another order": {[]line{
 		{contracts.TypePaymentCompleted, nil},
 		{contracts.TypePaymentDataPrepared, nil},
 		{contracts.TypeInventoryUpdated, []string{contracts.TypeSettleBooking}},
 		{contracts.TypeInventoryUpdated, nil},
-		{contracts.TypeBookingConfirmed, []string{contracts.TypeCommitEventInventory}},
+		{contracts.TypeBookingConfirmed, []string{contracts.TypeSendBookingNotification, contracts.TypeCommitEventInventory}},
 		{contracts.TypeBookingConfirmed, nil},
 		{contracts.TypeInventoryCommitted, nil},
-	}, "committed"},
+	}, "committed", contracts.NotificationBookingConfirmed},
 	"sold out": {[]line{
 		{contracts.TypeInventoryUpdateRejected, []string{contracts.TypeSettleBooking}},
 		{contracts.TypePaymentDataPrepared, nil},
-		{contracts.TypeBookingRejected, []string{contracts.TypeCancelPayment}},
+		{contracts.TypeBookingRejected, []string{contracts.TypeSendBookingNotification, contracts.TypeCancelPayment}},
 		{contracts.TypePaymentCancelled, nil},
-	}, "compensated"},
+	}, "compensated", contracts.NotificationBookingRejected},
 	"payment cannot be prepared": {[]line{
 		{contracts.TypePaymentPreparationFailed, []string{contracts.TypeSettleBooking}},
-		{contracts.TypeBookingRejected, []string{contracts.TypeReleaseEventInventory}},
+		{contracts.TypeBookingRejected, []string{contracts.TypeSendBookingNotification, contracts.TypeReleaseEventInventory}},
 		{contracts.TypeInventoryUpdated, nil},
 		{contracts.TypeInventoryReleased, nil},
-	}, "compensated"},
+	}, "compensated", contracts.NotificationBookingRejected},
 	"declined": {[]line{
 		{contracts.TypeInventoryUpdated, nil},
 		{contracts.TypePaymentDataPrepared, nil},
 		{contracts.TypePaymentFailed, []string{contracts.TypeSettleBooking}},
-		{contracts.TypeBookingRejected, []string{contracts.TypeReleaseEventInventory}},
+		{contracts.TypeBookingRejected + " payment_failed", []string{contracts.TypeSendBookingNotification, contracts.TypeReleaseEventInventory}},
 		{contracts.TypeInventoryReleased, nil},
-	}, "compensated"},
+	}, "compensated", contracts.NotificationPaymentFailed},
 	"expired": {[]line{
 		{contracts.TypeInventoryUpdated, nil},
 		{contracts.TypePaymentDataPrepared, nil},
 		{contracts.TypePaymentExpired, []string{contracts.TypeSettleBooking}},
-		{contracts.TypeBookingExpired, []string{contracts.TypeReleaseEventInventory}},
+		{contracts.TypeBookingExpired, []string{contracts.TypeSendBookingNotification, contracts.TypeReleaseEventInventory}},
 		{contracts.TypeInventoryReleased, nil},
-	}, "compensated"},
+	}, "compensated", contracts.NotificationBookingExpired},
 	"cancelled before anything": {[]line{
-		{contracts.TypeBookingCancelled, []string{contracts.TypeCancelPayment}},
+		{contracts.TypeBookingCancelled, []string{contracts.TypeSendBookingNotification, contracts.TypeCancelPayment}},
 		{contracts.TypePaymentCancelled, []string{contracts.TypeReleaseEventInventory}},
 		{contracts.TypeInventoryReleased, nil},
-	}, "compensated"},
+	}, "compensated", contracts.NotificationBookingCancelled},
 	"cancelled while it is paid": {[]line{
 		{contracts.TypeInventoryUpdated, nil},
 		{contracts.TypePaymentDataPrepared, nil},
-		{contracts.TypeBookingCancelled, []string{contracts.TypeCancelPayment}},
+		{contracts.TypeBookingCancelled, []string{contracts.TypeSendBookingNotification, contracts.TypeCancelPayment}},
 		{contracts.TypePaymentCompleted, []string{contracts.TypeRefundPayment}},
 		{contracts.TypePaymentRefunded, []string{contracts.TypeReleaseEventInventory}},
 		{contracts.TypeInventoryReleased, nil},
-	}, "compensated"},
+	}, "compensated", contracts.NotificationBookingCancelled},
 	"cancelled before it could be confirmed": {[]line{
 		{contracts.TypeInventoryUpdated, nil},
 		{contracts.TypePaymentDataPrepared, nil},
 		{contracts.TypePaymentCompleted, []string{contracts.TypeSettleBooking}},
-		{contracts.TypeBookingCancelled, []string{contracts.TypeRefundPayment}},
+		{contracts.TypeBookingCancelled, []string{contracts.TypeSendBookingNotification, contracts.TypeRefundPayment}},
 		{contracts.TypePaymentRefunded, []string{contracts.TypeReleaseEventInventory}},
 		{contracts.TypeInventoryReleased, nil},
-	}, "compensated"},
+	}, "compensated", contracts.NotificationBookingCancelled},
 	"paid after the end": {[]line{
 		{contracts.TypeInventoryUpdated, nil},
 		{contracts.TypePaymentDataPrepared, nil},
 		{contracts.TypePaymentExpired, []string{contracts.TypeSettleBooking}},
-		{contracts.TypeBookingExpired, []string{contracts.TypeReleaseEventInventory}},
+		{contracts.TypeBookingExpired, []string{contracts.TypeSendBookingNotification, contracts.TypeReleaseEventInventory}},
 		{contracts.TypeInventoryReleased, nil},
 		{contracts.TypePaymentCompleted, []string{contracts.TypeRefundPayment}},
 		{contracts.TypePaymentRefunded, nil},
-	}, "compensated"},
+	}, "compensated", contracts.NotificationBookingExpired},
 }
 
 func TestStories(t *testing.T) {
@@ -292,6 +313,9 @@ func TestStories(t *testing.T) {
 				}
 			}
 			d.is(id, story.end)
+			if got, want := d.letters(), []contracts.NotificationType{contracts.NotificationBookingCreated, story.letter}; !slices.Equal(got, want) {
+				t.Errorf("letters are %v, want %v", got, want)
+			}
 			if r := d.instance(id); r.DueAt != nil || r.Revision != int64(len(story.lines)+1) {
 				t.Errorf("revision %d, due at %v", r.Revision, r.DueAt)
 			}
@@ -313,10 +337,63 @@ func (d *desk) historyIsWhole(id string) {
 	}
 }
 
+// statements keeps what a connection is asked for.
+type statements struct{ asked []string }
+
+// TraceQueryStart is pgx.QueryTracer's.
+func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	s.asked = append(s.asked, q.SQL)
+	return ctx
+}
+
+// TraceQueryEnd is pgx.QueryTracer's.
+func (*statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// TraceBatchStart is pgx.BatchTracer's.
+func (s *statements) TraceBatchStart(ctx context.Context, _ *pgx.Conn, b pgx.TraceBatchStartData) context.Context {
+	for _, q := range b.Batch.QueuedQueries {
+		s.asked = append(s.asked, q.SQL)
+	}
+	return ctx
+}
+
+// TraceBatchQuery is pgx.BatchTracer's.
+func (*statements) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+// TraceBatchEnd is pgx.BatchTracer's.
+func (*statements) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
+
+// Where booking leads, a batch of answers costs one look for instances.
 func TestBookingsThatOthersLeadAreLeftAlone(t *testing.T) {
 	t.Parallel()
-	d := newDesk(t, Config{})
-	d.must(answerOf(contracts.TypeInventoryUpdated, uuid.NewString()))
+	d, asked := newDesk(t, Config{}), &statements{}
+	cfg, err := pgx.ParseConfig(d.db.ServiceURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Tracer = asked
+	conn, err := pgx.ConnectConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	var all []heard
+	for range 20 {
+		e := answerOf(contracts.TypeInventoryUpdated, uuid.NewString())
+		all = append(all, heard{handling(t.Context(), e.EventKey()), e})
+	}
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked.asked = nil
+	err = d.svc.hear(t.Context(), tx, all)
+	if got := asked.asked; err != nil || len(got) != 1 || !strings.HasPrefix(got[0], "SELECT") {
+		t.Errorf("%v, asked for %q", err, got)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if got := d.sent(); len(got) > 0 {
 		t.Errorf("sent %v", got)
 	}
@@ -375,7 +452,7 @@ func TestWithoutAnswersEverythingIsAskedForAgainAndThenUndoneAndThenStuck(t *tes
 	d.is(id, "stuck")
 	d.must(answerOf(contracts.TypeBookingExpired, id)) // late, and welcome
 	d.is(id, "compensating")
-	for i, types := range [][]string{{contracts.TypeCancelPayment}, {contracts.TypeCancelPayment}, nil} {
+	for i, types := range [][]string{{contracts.TypeSendBookingNotification, contracts.TypeCancelPayment}, {contracts.TypeCancelPayment}, nil} {
 		if got := d.sent(); !slices.Equal(got, types) {
 			t.Fatalf("%d: sent %v, want %v", i, got, types)
 		}
@@ -532,7 +609,7 @@ func TestTheAPIShowsHistoryAndWhatIsToCome(t *testing.T) {
 	for _, s := range v.ToCome {
 		steps = append(steps, fmt.Sprint(s.Action, " ", s.Step, " ", s.Asked))
 	}
-	if got := strings.Join(steps, ", "); got != "do payment true, do money false, do decision false, do sale false" {
+	if got := strings.Join(steps, ", "); got != "do payment true, do money false, do decision false, do last letter false, do sale false" {
 		t.Error(got)
 	}
 }
@@ -721,7 +798,7 @@ func TestTheTopologyHasWhatTheDefinitionsSpeakOf(t *testing.T) {
 		for a := range d.Decision.Undo {
 			answers = append(answers, a.Type)
 		}
-		for _, s := range slices.Concat(d.Steps, []Step{d.Decision.step()}, d.Finish) {
+		for _, s := range d.all() {
 			answers = append(answers, slices.Concat(s.Done, s.Over)...)
 			for a := range s.Refused {
 				answers = append(answers, a.Type)
@@ -789,7 +866,7 @@ func TestOverRabbitMQ(t *testing.T) {
 		r, err := instanceByID(context.Background(), d.db.Pool, uuid.MustParse(id))
 		return err == nil && r.State == "committed" && r.Revision == 7
 	}, "the saga does not come to its end")
-	want := append(slices.Clone(beginning), contracts.TypeSettleBooking, contracts.TypeCommitEventInventory)
+	want := append(slices.Clone(beginning), contracts.TypeSettleBooking, contracts.TypeSendBookingNotification, contracts.TypeCommitEventInventory)
 	if got := d.sent(); !slices.Equal(got, want) {
 		t.Errorf("sent %v, want %v", got, want)
 	}
