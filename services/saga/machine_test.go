@@ -3,6 +3,7 @@ package saga
 import (
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ func begun(t *testing.T) *life {
 	return l
 }
 
-// at is an event at a time.
+// at is an event at a time; after a space of its type may stand what it tells.
 func (l *life) at(when time.Time, typ string) {
 	l.t.Helper()
 	before := l.i
@@ -34,7 +35,8 @@ func (l *life) at(when time.Time, typ string) {
 	for name, p := range before.Steps {
 		copied.Steps[name] = p
 	}
-	after, commands, err := Next(l.d, before, Event{Answer: Answer{Type: typ}, At: when})
+	typ, told, _ := strings.Cut(typ, " ")
+	after, commands, err := Next(l.d, before, Event{Answer: Answer{typ, told}, At: when})
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -154,7 +156,7 @@ func TestARefusalEndsTheUndoing(t *testing.T) {
 		if got := l.i.Stuck() != ""; got != stuck {
 			t.Fatalf("stuck at %q", l.i.Stuck())
 		}
-		if l.at(noon, contracts.TypeInventoryUpdateRejected); l.i.Phase != Compensated || l.i.Stuck() != "" || l.i.Due() != nil {
+		if l.at(noon, contracts.TypeInventoryUpdateRejected+" sold_out"); l.i.Phase != Compensated || l.i.Stuck() != "" || l.i.Due() != nil {
 			t.Errorf("%s, stuck at %q, due at %v", l.i.Phase, l.i.Stuck(), l.i.Due())
 		}
 	}

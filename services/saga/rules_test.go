@@ -154,6 +154,8 @@ func (d Definition) astrayStep(before Instance, q question, after Instance, s St
 		return "its undoing is given up too early"
 	case q.late != "" && q.late != s.Name && was.Due != nil && is.Due != nil && is.Tries != was.Tries:
 		return "it is asked for again before its time"
+	case q.late == s.Name && was.Due != nil && is.Due != nil && is.Tries != was.Tries+1:
+		return "it is asked for again, and that is not counted"
 	case q.late == s.Name && was.Back == Asked && is.Back != Asked && is.Back != Stuck:
 		return "its undoing is late, and is not asked for again or given up"
 	}
