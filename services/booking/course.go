@@ -161,6 +161,7 @@ func (b *Booking) become(s life.State, now time.Time) {
 	if s.Status.Final() && b.EndedAt == nil {
 		b.EndedAt, b.DeadlineAt = &now, nil
 	}
+	b.Reason = nil
 	if s.Reason != "" {
 		b.Reason = &s.Reason
 	}

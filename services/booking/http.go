@@ -62,7 +62,7 @@ type bookingView struct {
 	UpdatedAt         time.Time        `json:"updatedAt"`
 }
 
-// view leaves out the payment URL of a booking that must not be paid, or is. Tickets are reserved while they are held or sold.
+// view leaves out the payment URL of a booking that must not be paid, or is, and the reason of an end that is yet to come. Tickets are reserved while they are held or sold.
 func (b *Booking) view() bookingView {
 	v := bookingView{
 		ID: b.ID, EventID: b.EventID, UserID: b.UserID, TicketCount: b.TicketCount, UnitPrice: b.UnitPrice, TotalAmount: b.TotalAmount,
@@ -73,6 +73,9 @@ func (b *Booking) view() bookingView {
 	}
 	if b.Status.Final() || b.Payment == life.PaymentCompleted {
 		v.PaymentURL = nil
+	}
+	if !b.Status.Final() {
+		v.Reason = nil
 	}
 	return v
 }

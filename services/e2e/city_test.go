@@ -58,9 +58,12 @@ type city struct {
 	amqp    string
 	mailDir string
 	admin   string
+	// told is the environment of a process beside what all have, by its name.
+	told map[string][]string
 
 	mu    sync.Mutex
 	procs map[string]*process
+	pools map[string]*pgxpool.Pool
 }
 
 func newCity(t *testing.T) *city {
@@ -71,7 +74,8 @@ func newCity(t *testing.T) *city {
 	}
 	c := &city{
 		t: t, bin: bin, prefix: "tw_e2e_" + uuid.NewString()[:8] + "_", amqp: outboxtest.NewVHost(t),
-		mailDir: t.TempDir(), admin: outboxtest.Env(t).PostgresURL, procs: map[string]*process{},
+		mailDir: t.TempDir(), admin: outboxtest.Env(t).PostgresURL, told: map[string][]string{},
+		procs: map[string]*process{}, pools: map[string]*pgxpool.Pool{},
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -108,21 +112,24 @@ type process struct {
 	lines []map[string]any
 }
 
-// start runs a program until the test ends; a second start of a name replaces the one that was killed.
+// start runs a program until the test ends; a second start of a name replaces the one that was killed. A second process of
+// a program is called program-something.
 func (c *city) start(names ...string) {
 	c.t.Helper()
 	for _, name := range names {
+		program, _, _ := strings.Cut(name, "-")
 		env := []string{"TW_AMQP_URL=" + c.amqp, "TW_HTTP_ADDR=127.0.0.1:0", "TW_MAIL_DIR=" + c.mailDir}
 		if name == "relay" {
 			env = append(env, "TW_RELAY_DATABASES="+c.outboxes())
 		} else {
-			env = append(env, "TW_DATABASE_URL="+c.database(name, name))
+			env = append(env, "TW_DATABASE_URL="+c.database(program, program))
 		}
+		env = append(env, c.told[name]...)
 		c.mu.Lock()
 		if old := c.procs[name]; old != nil && old.addr != "" {
 			env[1] = "TW_HTTP_ADDR=" + old.addr // its clients know it
 		}
-		p := &process{t: c.t, cmd: exec.Command(filepath.Join(c.bin, name)), done: make(chan struct{})}
+		p := &process{t: c.t, cmd: exec.Command(filepath.Join(c.bin, program)), done: make(chan struct{})}
 		c.procs[name] = p
 		c.mu.Unlock()
 		p.run(append(os.Environ(), env...))
@@ -155,13 +162,19 @@ func (c *city) outboxes() string {
 	return strings.Join(list, ",")
 }
 
-// pool connects to a service's database as administrator.
+// pool is connected to a service's database as administrator.
 func (c *city) pool(service string) *pgxpool.Pool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if pool, ok := c.pools[service]; ok {
+		return pool
+	}
 	url, err := schema.URL(c.admin, c.prefix+service, "", "")
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return outboxtest.NewPool(c.t, url)
+	c.pools[service] = outboxtest.NewPool(c.t, url)
+	return c.pools[service]
 }
 
 func (p *process) run(env []string) {
@@ -286,10 +299,10 @@ func call(method, url, key string, body, answer any) int {
 	return resp.StatusCode
 }
 
-// booking is what booking's API shows.
+// booking is what booking's API shows. Reason and PaymentID are empty where it shows null.
 type booking struct {
-	ID, Status, PaymentID string
-	Notified              *bool
+	ID, Status, Reason, PaymentID string
+	Notified                      *bool
 }
 
 // sell puts an event on sale and waits until booking can price it.
@@ -311,18 +324,28 @@ func (c *city) sell(capacity int) (event string) {
 }
 
 // book books until it is answered, as a client does that knows its key.
-func (c *city) book(event string, tickets int) (b booking) {
+func (c *city) book(event string, tickets int) booking { return c.bookAt("booking", event, tickets) }
+
+// bookAt books with one of booking's processes.
+func (c *city) bookAt(process, event string, tickets int) (b booking) {
 	key, body := uuid.NewString(), map[string]any{"eventId": event, "userId": uuid.NewString(), "ticketCount": tickets}
-	limit := time.Now().Add(time.Minute)
+	status := persist(func() int { return call(http.MethodPost, c.proc(process).url()+"/api/bookings", key, body, &b) })
+	if status != http.StatusCreated {
+		c.t.Errorf("a booking was answered with status %d", status)
+	}
+	return b
+}
+
+// persist asks until there is an answer other than that a service is away, for a minute, and returns its status.
+func persist(ask func() int) (status int) {
+	limit, tick := time.Now().Add(time.Minute), time.NewTicker(20*time.Millisecond)
+	defer tick.Stop()
 	for {
-		status := call(http.MethodPost, c.proc("booking").url()+"/api/bookings", key, body, &b)
-		switch {
-		case status == http.StatusCreated:
-			return b
-		case status != 0 && status != http.StatusServiceUnavailable || time.Now().After(limit):
-			c.t.Errorf("a booking was answered with status %d", status)
-			return b
+		status = ask()
+		if status != 0 && status != http.StatusServiceUnavailable || time.Now().After(limit) {
+			return status
 		}
+		<-tick.C
 	}
 }
 

@@ -55,7 +55,7 @@ type State struct {
 	// Led is whether a coordinator leads the booking.
 	Led    bool
 	Status Status
-	// Reason is why a booking was rejected or its payment failed.
+	// Reason is why a booking was rejected or its payment failed. Where a coordinator leads, the latter is known before the end.
 	Reason    string
 	Inventory Inventory
 	Payment   Payment
@@ -147,6 +147,9 @@ func (s State) noted(e Event) State {
 		s.Payment = after(s.Payment, PaymentUnavailable, PaymentAsked)
 	case MoneyFailed:
 		s.Payment = after(s.Payment, PaymentRefused, PaymentAsked, PaymentPrepared)
+		if !s.Status.Final() && s.Payment != PaymentCompleted {
+			s.Reason = e.Reason
+		}
 	case MoneyExpired:
 		s.Payment = after(s.Payment, PaymentExpired, PaymentAsked, PaymentPrepared)
 	case MoneyCancelled:
@@ -217,7 +220,7 @@ func (s State) settled(outcome contracts.SagaOutcome) State {
 	case contracts.OutcomeCancelled:
 		return s.end(Cancelled, "")
 	case contracts.OutcomePaymentFailed:
-		return s.end(PaymentFailed, "")
+		return s.end(PaymentFailed, s.Reason)
 	}
 	return s.end(Rejected, string(outcome))
 }
