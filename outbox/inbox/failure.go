@@ -56,12 +56,9 @@ func classOf(err error) string {
 	return classHandler
 }
 
-// quick reports whether trying again at once could help. What took all its time would take it again, while the queue waits.
+// quick reports whether trying again at once could help.
 func quick(err error) bool {
 	class := classOf(err)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return false
-	}
 	return class == classHandler || class == classPanic
 }
 

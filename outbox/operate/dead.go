@@ -19,7 +19,7 @@ const backTimeout = time.Second
 
 // peek reads the first messages of a queue, without their payloads, and gives them back.
 func (b *broker) peek(ctx context.Context, queue string, most int) (found []DeadMessage, err error) {
-	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, showTimeout)
 	defer cancel()
 	_, err = b.look(ctx, queue, most, func(m DeadMessage) bool {
 		m.Payload = nil // they may be large, and many

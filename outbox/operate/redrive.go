@@ -16,7 +16,7 @@ import (
 const (
 	maxDead     = 10_000           // messages of a dead-letter queue that one command reads
 	deadTimeout = 10 * time.Minute // of a command over dead letters
-	showTimeout = 20 * time.Second // to find one
+	showTimeout = 20 * time.Second // to look through one queue, a round trip for each message
 )
 
 // DeadCommand chooses dead letters of one queue.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -147,6 +148,9 @@ func newHeaders(old map[string]string, set, remove []string) (map[string]string,
 	return headers, nil
 }
 
+// signalGrace is how late a Ctrl-C that was the editor's may reach this process.
+const signalGrace = time.Second
+
 // editor lets the caller change the payload in a file that nobody else can read.
 func (a *app) editor(ctx context.Context, payload []byte) ([]byte, error) {
 	command := a.env("VISUAL", a.getenv("EDITOR"))
@@ -169,7 +173,7 @@ func (a *app) editor(ctx context.Context, payload []byte) ([]byte, error) {
 	edit.Stdin, edit.Stdout, edit.Stderr = a.in, a.out, a.err
 	a.editing.Store(true)
 	err = edit.Run()
-	a.editing.Store(false)
+	time.AfterFunc(signalGrace, func() { a.editing.Store(false) })
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w; nothing was done", words[0], err)
 	}

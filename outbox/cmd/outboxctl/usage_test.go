@@ -5,6 +5,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -177,5 +179,50 @@ func TestTokenNewNeedsNoServer(t *testing.T) {
 	made := asJSON[map[string]string](c, 0, "token new --name ann --role viewer")
 	if !strings.HasPrefix(made["token"], "twa_") || !strings.HasPrefix(made["line"], "ann viewer sha256:") {
 		t.Errorf("%v", made)
+	}
+}
+
+// Every command line that the runbook names can be said as it stands, once its placeholders are filled.
+func TestTheRunbooksCommandsCanBeSaid(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill := strings.NewReplacer("MESSAGE-ID", someID, "BOOKING-ID", "b", "NAME", "abcd", "HASH", "abc", "QUEUE", "q", "FINGERPRINT", "abc", " D ", " shop ")
+	word := regexp.MustCompile(`"[^"]*"|\S+`)
+	said := map[string]bool{}
+	for _, m := range regexp.MustCompile("`outboxctl ([^`]+)`").FindAllStringSubmatch(string(text), -1) {
+		if said[m[1]] {
+			continue
+		}
+		said[m[1]] = true
+		args := word.FindAllString(fill.Replace(m[1]+" "), -1)
+		code, says := 1, "no answer from"
+		switch {
+		case args[0] == "top":
+			code, says = 2, "top needs a terminal"
+		case args[0] == "completion":
+			code, says = 0, "outboxctl"
+		case strings.HasPrefix(m[1], "stuck edit"):
+			args = append(args, "--dry-run", "--header", "a=b")
+		case slices.Contains(args, "--reason") && !slices.Contains(args, "--yes"):
+			args = append(args, "--yes")
+		}
+		nowhere(t).want(code, args, says)
+	}
+	if len(said) < 30 {
+		t.Errorf("only %d commands were found in the runbook", len(said))
+	}
+	for _, file := range []string{"doctor.go", "doctor_broker.go", "doctor_database.go"} {
+		code, err := os.ReadFile(filepath.Join("../../operate", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`outboxctl cursor rebase(.{0,11})`).FindAllSubmatch(code, -1) {
+			if string(m[1]) != " --database" {
+				t.Errorf("%s: a remedy says %q: it needs --database", file, m[0])
+			}
+		}
 	}
 }
