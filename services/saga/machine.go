@@ -372,13 +372,14 @@ func (m *machine) finish() {
 
 // undo asks for the last step that is not undone to be undone, and for nothing before that.
 func (m *machine) undo() {
-	m.i.Phase = Compensated
-	for _, s := range m.d.Undoing(m.i) {
-		m.i.Phase = Compensating
-		if m.i.Steps[s.Name].Back == "" {
-			m.ask(s, true)
-		}
+	left := m.d.Undoing(m.i)
+	if len(left) == 0 {
+		m.i.Phase = Compensated
 		return
+	}
+	m.i.Phase = Compensating
+	if s := left[0]; m.i.Steps[s.Name].Back == "" {
+		m.ask(s, true)
 	}
 }
 
