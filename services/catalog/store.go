@@ -68,15 +68,13 @@ func eventsOn(ctx context.Context, db querier, page web.Page) ([]Event, error) {
 	return pgx.CollectRows(rows, scanEvent)
 }
 
-// outcome is what became of a booking's request.
+// outcome is what became of a booking's request. It is "released" where the release came before the request.
 type outcome string
 
 const (
 	outcomeReserved     outcome = "reserved"
 	outcomeSoldOut      outcome = "sold_out"
 	outcomeUnknownEvent outcome = "unknown_event"
-	// outcomeReleased: the release came before the request.
-	outcomeReleased outcome = "released"
 )
 
 // hold is what became of a booking's tickets.
