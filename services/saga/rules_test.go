@@ -95,6 +95,8 @@ func (d Definition) astray(before Instance, q question, after Instance, commands
 		return "a decision is changed"
 	case before.Outcome != "" && after.Outcome != before.Outcome:
 		return "what is asked for is changed"
+	case after.Phase == Compensated && slices.ContainsFunc(d.Steps, func(s Step) bool { return left(s, after.Steps[s.Name]) }):
+		return "all is said to be undone, and is not"
 	case q.typ.Type == Resume && after.Stuck() != "":
 		return "it is stuck although it was resumed"
 	case q.typ.Type == GiveUp && (after.Phase != Settling || after.Outcome != contracts.OutcomeCancelled):
