@@ -245,13 +245,14 @@ func fairness(b *testing.B, r *Row) {
 		}
 		return manyKeys(n)
 	}
-	measure(b, br, 100, 100, appending(pool, always(made), manyKeys))
+	soundly := appending(pool, always(made), manyKeys)
+	measure(b, br, 100, 100, soundly)
 	var without, with, ratios, noise []float64 // the last two of each round
 	for i := range rounds {
 		r.say("round %d", i+1)
-		sound := measureSome(b, br, n, n-n/10, perSecond, skipping(poison, appending(pool, always(made), manyKeys)))
+		sound := measureSome(b, br, n, n-n/10, perSecond, skipping(poison, soundly))
 		beside := measureSome(b, br, n, n-n/10, perSecond, appending(pool, typeOf, keyOf))
-		again := measureSome(b, br, n, n-n/10, perSecond, skipping(poison, appending(pool, always(made), manyKeys)))
+		again := measureSome(b, br, n, n-n/10, perSecond, skipping(poison, soundly))
 		ratios = append(ratios, percentile(beside, 0.99)/percentile(sound, 0.99))
 		noise = append(noise, percentile(again, 0.99)/percentile(sound, 0.99))
 		without, with = slices.Concat(without, sound, again), append(with, beside...)

@@ -15,7 +15,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/jcp/ticketwave/outbox/rabbitmq"
 )
 
 const resultsFile = "results/latest.json"
@@ -217,13 +218,16 @@ func postgresVersion() string {
 }
 
 func rabbitVersion() string {
-	conn, err := amqp.Dial(os.Getenv("TW_AMQP_URL"))
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	broker := rabbitmq.NewObserver(os.Getenv("TW_AMQP_URL"), "bench")
+	defer broker.Close()
+	_, done, err := broker.Channel(ctx)
 	if err != nil {
 		return "unknown"
 	}
-	defer func() { _ = conn.Close() }()
-	version, _ := conn.Properties["version"].(string)
-	return version
+	defer done()
+	return broker.Version()
 }
 
 func output(name string, args ...string) string {

@@ -118,7 +118,9 @@ func (r *run) lacks(from, consumer string) map[uuid.UUID]bool {
 	}
 	lost, of := map[uuid.UUID]bool{}, picture{topology: r.w.topology(r.T)}
 	for _, m := range sent {
-		lost[m.UUID] = slices.Contains(of.consumers(m.Topic), consumer)
+		if slices.Contains(of.consumers(m.Topic), consumer) {
+			lost[m.UUID] = true
+		}
 	}
 	for _, m := range have {
 		delete(lost, m.MessageID)

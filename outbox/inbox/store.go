@@ -160,7 +160,8 @@ func (c *Consumer) dueHeads(ctx context.Context, partition, most int) ([]head, e
 }
 
 // unparkReadable lets heads be tried that failed for what another build could not read: their type has a handler now, or
-// their body may fit now; not what an operator has parked (which alone leaves no next attempt) or edited. It waits for no lock on a key: whoever holds one looks at the row again before it is tried.
+// their body may fit now; not what an operator has parked (which alone leaves no next attempt) or edited. It waits for no
+// lock on a key: whoever holds one looks at the row again before it is tried.
 func (c *Consumer) unparkReadable(ctx context.Context, partition int) (int64, error) {
 	tag, err := c.cfg.Pool.Exec(ctx, `
 		UPDATE inbox.stuck SET parked = false, attempts = 0, next_attempt = clock_timestamp()

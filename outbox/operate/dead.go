@@ -14,13 +14,13 @@ import (
 	"github.com/jcp/ticketwave/outbox/rabbitmq"
 )
 
-// backTimeout is how long what was looked at may take to be in its queue again.
-const backTimeout = time.Second
+const (
+	lookTimeout = 20 * time.Second // to look through one queue, a round trip for each message
+	backTimeout = time.Second      // until what was looked at is in its queue again
+)
 
 // peek reads the first messages of a queue, without their payloads, and gives them back.
 func (b *broker) peek(ctx context.Context, queue string, most int) (found []DeadMessage, err error) {
-	ctx, cancel := context.WithTimeout(ctx, showTimeout)
-	defer cancel()
 	_, err = b.look(ctx, queue, most, func(m DeadMessage) bool {
 		m.Payload = nil // they may be large, and many
 		found = append(found, m)
@@ -33,6 +33,8 @@ func (b *broker) peek(ctx context.Context, queue string, most int) (found []Dead
 // order as far as some thirty, by closing the channel: a quorum queue takes each basic.get for a consumer of its own, and
 // returns what more of them had in no order. The connection is its own: what ends others does not end it, nor it others.
 func (b *broker) look(ctx context.Context, queue string, most int, show func(m DeadMessage) bool) (read int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
 	ch, done, err := b.alone(ctx)
 	if err != nil {
 		return 0, err

@@ -16,7 +16,6 @@ import (
 const (
 	maxDead     = 10_000           // messages of a dead-letter queue that one command reads
 	deadTimeout = 10 * time.Minute // of a command over dead letters
-	showTimeout = 20 * time.Second // to look through one queue, a round trip for each message
 )
 
 // DeadCommand chooses dead letters of one queue.
@@ -39,7 +38,8 @@ type DeadResult struct {
 }
 
 // Dead lists dead letters of one queue, or of all, without their payloads and at most limit of each; 0 means 50. What
-// is read goes back; of more than some thirty messages the broker may change the order. Queues that cannot be read are an error beside the rest.
+// is read goes back; of more than some thirty messages the broker may change the order. Queues that cannot be read are an
+// error beside the rest.
 func (o *Operator) Dead(ctx context.Context, queue string, limit int) ([]DeadMessage, error) {
 	limit, err := Page{Limit: limit}.limit()
 	if err != nil {
@@ -73,8 +73,6 @@ func (o *Operator) DeadShow(ctx context.Context, queue, fingerprint string) (Dea
 	if err != nil {
 		return DeadMessage{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, showTimeout)
-	defer cancel()
 	var found *DeadMessage
 	read, err := o.broker.look(ctx, name, maxDead, func(m DeadMessage) bool {
 		if m.Fingerprint == fingerprint {

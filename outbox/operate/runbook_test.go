@@ -61,16 +61,38 @@ func TestEveryFindingHasItsRunbook(t *testing.T) {
 // namedChecks are those that the doctor's code names.
 func namedChecks(t *testing.T) (names []string) {
 	t.Helper()
+	for _, m := range regexp.MustCompile(`(?:Check: |\{name: )"([a-z-]+)"`).FindAllStringSubmatch(doctorsCode(t), -1) {
+		if !slices.Contains(names, m[1]) {
+			names = append(names, m[1])
+		}
+	}
+	return names
+}
+
+// doctorsCode is the source of all checks.
+func doctorsCode(t *testing.T) string {
+	t.Helper()
+	var all strings.Builder
 	for _, file := range []string{"doctor.go", "doctor_broker.go", "doctor_database.go"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, m := range regexp.MustCompile(`(?:Check: |\{name: )"([a-z-]+)"`).FindAllStringSubmatch(string(text), -1) {
-			if !slices.Contains(names, m[1]) {
-				names = append(names, m[1])
-			}
+		all.Write(text)
+	}
+	return all.String()
+}
+
+// A remedy's command can be said as it stands: a rebase needs its database.
+func TestRemediesNameTheDatabaseOfARebase(t *testing.T) {
+	t.Parallel()
+	found := regexp.MustCompile(`outboxctl cursor rebase(.{0,11})`).FindAllStringSubmatch(doctorsCode(t), -1)
+	if len(found) == 0 {
+		t.Error("no remedy names a rebase")
+	}
+	for _, m := range found {
+		if m[1] != " --database" {
+			t.Errorf("a remedy says %q: it needs --database", m[0])
 		}
 	}
-	return names
 }

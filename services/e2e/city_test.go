@@ -305,19 +305,24 @@ type booking struct {
 	Notified                      *bool
 }
 
+// ask is call of a service that runs: a busy machine may answer 503, and wants to be asked again.
+func (c *city) ask(method, url, key string, body, answer any) (status int) {
+	c.t.Helper()
+	outboxtest.Eventually(c.t, time.Minute, func() bool {
+		status = call(method, url, key, body, answer)
+		return status != http.StatusServiceUnavailable
+	}, "%s %s is answered by nothing but 503", method, url)
+	return status
+}
+
 // sell puts an event on sale and waits until booking can price it.
 func (c *city) sell(capacity int) (event string) {
 	c.t.Helper()
 	event = uuid.NewString()
-	description := map[string]any{
+	status := c.ask(http.MethodPost, c.proc("catalog").url()+"/api/events", "", map[string]any{
 		"eventId": event, "name": "Night of the relay", "startsAt": "2099-06-01T19:00:00Z", "price": "25.00", "currency": "EUR", "capacity": capacity,
-	}
-	status := 0
-	outboxtest.Eventually(c.t, time.Minute, func() bool { // a busy machine may answer 503, and wants to be asked again
-		status = call(http.MethodPost, c.proc("catalog").url()+"/api/events", "", description, nil)
-		return status != http.StatusServiceUnavailable
-	}, "the catalog answers nothing but 503")
-	if status != http.StatusCreated && status != http.StatusOK {
+	}, nil)
+	if status != http.StatusCreated {
 		c.t.Fatalf("the event was answered with status %d", status)
 	}
 	db := c.pool("booking")
@@ -358,12 +363,7 @@ func persist(ask func() int) (status int) {
 func (c *city) available(event string) int {
 	c.t.Helper()
 	var e struct{ Available int }
-	status := 0
-	outboxtest.Eventually(c.t, time.Minute, func() bool {
-		status = call(http.MethodGet, c.proc("catalog").url()+"/api/events/"+event, "", nil, &e)
-		return status != http.StatusServiceUnavailable
-	}, "the catalog answers nothing but 503")
-	if status != http.StatusOK {
+	if status := c.ask(http.MethodGet, c.proc("catalog").url()+"/api/events/"+event, "", nil, &e); status != http.StatusOK {
 		c.t.Fatalf("the event was answered with status %d", status)
 	}
 	return e.Available

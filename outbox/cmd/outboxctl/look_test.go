@@ -54,7 +54,7 @@ func newTrouble(t *testing.T) *trouble {
 func (w *trouble) settle() {
 	w.t.Helper()
 	// A probe of its route that was under way may have told of its own failure.
-	w.exec(w.shop, `UPDATE outbox.stuck SET class = 'too_large', error = 'its headers have 200000 bytes, the limit is 122880' WHERE uuid = $1`, w.odd)
+	w.exec(w.shop, `UPDATE outbox.stuck SET `+tooLarge+` WHERE uuid = $1`, w.odd)
 	w.exec(w.shop, `UPDATE outbox.stuck SET attempts = 3, fingerprint = class || ' ' || topic WHERE attempts > 0`)
 	w.age()
 }

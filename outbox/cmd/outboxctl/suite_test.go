@@ -447,12 +447,15 @@ func (w *town) newest(name string) string {
 	return id
 }
 
+// tooLarge is what the relay stores about a message that no broker takes.
+const tooLarge = `class = 'too_large', error = 'its headers have 200000 bytes, the limit is 122880'`
+
 // odd commits a message that waits for an operator in the outbox.
 func (w *town) odd(name, key string) string {
 	w.t.Helper()
 	id := w.write(name, order{Kind: lost, Key: key})[0]
 	w.until(w.shop, `
-		WITH parked AS (UPDATE outbox.stuck SET parked = true, class = 'too_large', error = 'its headers have 200000 bytes, the limit is 122880', attempts = 1
+		WITH parked AS (UPDATE outbox.stuck SET parked = true, `+tooLarge+`, attempts = 1
 			WHERE uuid = $1 AND claim IS NULL RETURNING uuid)
 		SELECT EXISTS (SELECT FROM parked)`, id)
 	return id

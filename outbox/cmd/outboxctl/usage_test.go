@@ -214,15 +214,4 @@ func TestTheRunbooksCommandsCanBeSaid(t *testing.T) {
 	if len(said) < 30 {
 		t.Errorf("only %d commands were found in the runbook", len(said))
 	}
-	for _, file := range []string{"doctor.go", "doctor_broker.go", "doctor_database.go"} {
-		code, err := os.ReadFile(filepath.Join("../../operate", file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, m := range regexp.MustCompile(`outboxctl cursor rebase(.{0,11})`).FindAllSubmatch(code, -1) {
-			if string(m[1]) != " --database" {
-				t.Errorf("%s: a remedy says %q: it needs --database", file, m[0])
-			}
-		}
-	}
 }
