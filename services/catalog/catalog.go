@@ -208,6 +208,9 @@ func (s *Service) released(ctx context.Context, tx pgx.Tx, request contracts.Rel
 	return nil
 }
 
+// errMeanwhile asks for another try. It needs an event that the catalog does not know: the row of one that it knows is locked.
+var errMeanwhile = errors.New("the booking's request is answered at the same moment")
+
 // notReleased notes that the booking gets nothing when it asks, or finds what became of its tickets before.
 func notReleased(ctx context.Context, tx pgx.Tx, request contracts.ReleaseEventInventory) (reservation, bool, error) {
 	r, err := forestall(ctx, tx, request)
@@ -215,6 +218,9 @@ func notReleased(ctx context.Context, tx pgx.Tx, request contracts.ReleaseEventI
 		return r, true, err
 	}
 	r, err = reservationOf(ctx, tx, request.BookingID)
+	if err == nil && r.EventID.String() == request.EventID && !r.Hold.isFinal() {
+		err = errMeanwhile
+	}
 	return r, false, err
 }
 

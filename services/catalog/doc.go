@@ -27,9 +27,9 @@
 //
 // # Locks
 //
-// A transaction takes locks in one order of events. Of one event: who takes tickets locks its row and then the booking's
-// reservation, which nobody else can have; who gives them back or sells them the reservation, then the row. The row of a
-// popular event is the one lock that many share; it is held from the UPDATE to the commit. A batch of requests about one event
+// A transaction locks the row of an event before it looks at any reservation of the event, and takes events in one order. So
+// requests of one booking, of whatever kind, take turns, and each sees what became of those before it. The row of a popular
+// event is the one lock that many share; it is held from the first look to the commit. A batch of requests about one event
 // locks and writes that row once: its bookings take turns within the statement, so that what a popular event costs is a
 // transaction per batch.
 package catalog

@@ -85,6 +85,9 @@ const (
 	holdSold     hold = "sold"
 )
 
+// isFinal is false while the tickets are held, and where there never were any.
+func (h hold) isFinal() bool { return h == holdReleased || h == holdSold }
+
 // reservation is a booking's request and its answer.
 type reservation struct {
 	BookingID       uuid.UUID
@@ -123,12 +126,15 @@ func byEvent[E any](requests []inbox.Item[E], add func(e E) (event, booking stri
 	return groups
 }
 
-// perEvent runs the statement of each event, all in one round trip, and gives the reservations in the order of the requests,
-// nil for one that was left as it was.
+// perEvent locks each event's row and then runs its statement, all in one round trip, and gives the reservations in the order
+// of the requests, nil for one that was left as it was. The lock is a statement of its own: what the next one sees is
+// younger than the lock, so it knows all that was decided under it before.
 func perEvent[E contracts.Event](ctx context.Context, tx pgx.Tx, requests []inbox.Item[E], groups []*group, sql string, args func(g *group) []any) ([]*reservation, error) {
-	statements := make([]batch.Statement, len(groups))
-	for i, g := range groups {
-		statements[i] = batch.Statement{SQL: sql, Args: args(g)}
+	var statements []batch.Statement
+	for _, g := range groups {
+		statements = append(statements,
+			batch.Statement{SQL: `SELECT FROM catalog.events WHERE id = $1 FOR NO KEY UPDATE`, Args: []any{g.event}},
+			batch.Statement{SQL: sql, Args: args(g)})
 	}
 	rows, err := batch.All(ctx, tx, statements, pgx.RowToStructByName[reservation])
 	if err != nil {
@@ -146,15 +152,15 @@ func perEvent[E contracts.Event](ctx context.Context, tx pgx.Tx, requests []inbo
 }
 
 // takeAll gives nil, and takes nothing, for a request when fewer tickets are left, there is no such event, or the booking
-// asked before. It fails on the primary key, and takes nothing, when another transaction of the same booking commits
-// meanwhile. The bookings of one event take turns in the order of the batch, and its row is written once for all of them.
+// asked before. It fails on the primary key, and takes nothing, when the same booking asks for tickets of another event at
+// the same moment. The bookings of one event take turns in the order of the batch, and its row is written once for all.
 func takeAll(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.UpdateEventInventory]) ([]*reservation, error) {
 	groups := byEvent(requests, func(e contracts.UpdateEventInventory) (string, string, int) {
 		return e.EventID, e.BookingID, e.QuantityReduced
 	})
 	return perEvent(ctx, tx, requests, groups, `
 		WITH RECURSIVE event AS MATERIALIZED (
-			SELECT available, version FROM catalog.events WHERE id = $1 FOR NO KEY UPDATE
+			SELECT available, version FROM catalog.events WHERE id = $1
 		), asked AS MATERIALIZED (
 			SELECT booking, quantity, row_number() OVER (ORDER BY n) AS n
 			FROM unnest($2::text[]::uuid[], $3::int[]) WITH ORDINALITY AS a (booking, quantity, n)

@@ -30,9 +30,16 @@ func Rows[T any](ctx context.Context, tx pgx.Tx, statements []Statement, scan pg
 	})
 }
 
-// All runs the statements in their order and returns all rows that they gave. After an error the transaction is aborted.
+// All runs the statements in their order and returns all rows that they gave. Rows without columns, of a SELECT FROM that
+// only locks, are left out. After an error the transaction is aborted.
 func All[T any](ctx context.Context, tx pgx.Tx, statements []Statement, scan pgx.RowToFunc[T]) ([]T, error) {
-	found, err := each(ctx, tx, statements, func(rows pgx.Rows) ([]T, error) { return pgx.CollectRows(rows, scan) })
+	found, err := each(ctx, tx, statements, func(rows pgx.Rows) ([]T, error) {
+		if len(rows.FieldDescriptions()) == 0 {
+			rows.Close()
+			return nil, rows.Err()
+		}
+		return pgx.CollectRows(rows, scan)
+	})
 	return slices.Concat(found...), err
 }
 
