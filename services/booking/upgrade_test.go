@@ -24,7 +24,7 @@ func (s *shop) writeAsBefore(sql string, args ...any) {
 }
 
 // While a deployment is rolled both builds write the same rows. Capitals are what the build before wrote: B the booking, I tickets held, X
-// refused, P payment prepared; the letters of hear are what this build then hears.
+// refused, P payment prepared. A b at the beginning is a booking that this build makes; other letters are what it hears, as hear has them.
 func TestGoesOnWithBookingsOfTheBuildBefore(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -50,10 +50,12 @@ func TestGoesOnWithBookingsOfTheBuildBefore(t *testing.T) {
 	} {
 		t.Run(sequence, func(t *testing.T) {
 			id, made := "", 0
-			for _, what := range sequence {
-				switch what {
-				case 'b':
+			for i, what := range sequence {
+				if i == 0 && what == 'b' { // later it is a refund that is heard of
 					id, made = s.book()["id"].(string), 3
+					continue
+				}
+				switch what {
 				case 'B':
 					id = uuid.Must(uuid.NewV7()).String()
 					s.writeAsBefore(`INSERT INTO booking.bookings
