@@ -19,7 +19,11 @@ func TestTheGreetingSaysWhatCanBeDone(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := &house{listeners: listeners}
-	defer h.hangUp()
+	defer func() {
+		if err := h.hangUp(); err != nil {
+			t.Error(err)
+		}
+	}()
 	for style, wants := range map[string]string{booking.Choreography: "TW_SAGA=orchestration", booking.Orchestration: "a coordinator leads"} {
 		h.opts.Style = style
 		text := h.greeting("")
