@@ -159,7 +159,7 @@ func (w *watcher) outcome(o inbox.Outcome) {
 	case inbox.Handled, inbox.Duplicate:
 		w.message(o.Meta.ID.String(), o.Meta.Type, o.Meta.Key).handledBy[o.Consumer] = true
 		w.last = time.Since(w.start)
-	case inbox.Retried, inbox.Stuck, inbox.Diverted: // it will be tried again
+	case inbox.Retried, inbox.Held, inbox.Stuck, inbox.Diverted: // it will be tried again
 	default:
 		if w.trouble == nil {
 			w.trouble = fmt.Errorf("%s is %s at %s: %w", eventName(o.Meta.Type), o.Result, o.Consumer, o.Err)

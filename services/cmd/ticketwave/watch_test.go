@@ -89,6 +89,7 @@ func TestTheWatcherCountsWhatIsUnderWay(t *testing.T) {
 	handled(id, "booking", inbox.Duplicate)
 	is(1, "InventoryUpdated")
 	handled(id, "saga", inbox.Retried)
+	handled(id, "saga", inbox.Held)
 	is(1, "InventoryUpdated")
 	handled(id, "saga", inbox.Handled)
 	is(1)
