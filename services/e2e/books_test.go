@@ -152,6 +152,7 @@ type seats struct {
 type money struct {
 	BookingID, Status          string
 	Amount, Captured, Refunded int
+	Taken, Returned            int // as the gateway has it
 }
 
 // accounts are those of every booking, by its id. The city must be at rest.
@@ -175,7 +176,9 @@ func (c *city) accounts() map[string]*account {
 	for _, m := range all(c.t, c, "payment", pgx.RowToStructByPos[money], `
 		SELECT booking_id::text, status, p.amount_minor,
 		       coalesce(sum(l.amount_minor) FILTER (WHERE kind = 'captured'), 0)::bigint,
-		       coalesce(sum(l.amount_minor) FILTER (WHERE kind = 'refunded'), 0)::bigint
+		       coalesce(sum(l.amount_minor) FILTER (WHERE kind = 'refunded'), 0)::bigint,
+		       coalesce((SELECT sum(amount_minor) FROM payment.sandbox_sessions WHERE id = p.id AND state IN ('paying', 'paid')), 0)::bigint,
+		       coalesce((SELECT sum(amount_minor) FROM payment.sandbox_sessions WHERE id = p.id AND refund IS NOT NULL), 0)::bigint
 		FROM payment.payments AS p LEFT JOIN payment.ledger AS l ON l.payment_id = p.id
 		GROUP BY p.id`) {
 		of(m.BookingID, "payments").money = m
@@ -222,12 +225,64 @@ func (a *account) wrong() (found []string) {
 		is(m.Status != "completed" && m.Captured == m.Refunded, "money of a booking that is not confirmed", m)
 	}
 	is(m.Status == "" || m.Amount == a.Amount, "the payment's amount", m)
+	is(m.Captured == m.Taken && m.Refunded == m.Returned, "the ledger and the gateway", m)
 	is(a.saga == end, "the saga's state", a.saga)
 	letters := []string{string(contracts.NotificationBookingCreated), string(farewells[a.Status])}
 	slices.Sort(letters)
 	slices.Sort(a.letters)
 	is(slices.Equal(a.letters, letters), "letters", a.letters)
 	return found
+}
+
+// TestTheBooksFindWhatIsWrong spoils the account of a booking that has ended well in every way, and wants each to be found.
+func TestTheBooksFindWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	confirmed := account{
+		Tickets: 2, Amount: 5000, Status: "confirmed", Led: true, seats: seats{Hold: "sold", Quantity: 2},
+		money:   money{Status: "completed", Amount: 5000, Captured: 5000, Taken: 5000},
+		letters: []string{string(contracts.NotificationBookingCreated), string(contracts.NotificationBookingConfirmed)}, saga: "committed",
+	}
+	expired := account{
+		Tickets: 2, Amount: 5000, Status: "expired", seats: seats{Hold: "released", Quantity: 2},
+		money:   money{Status: "expired", Amount: 5000, Captured: 5000, Refunded: 5000, Taken: 5000, Returned: 5000},
+		letters: []string{string(contracts.NotificationBookingCreated), string(contracts.NotificationBookingExpired)},
+	}
+	rejected := account{
+		Tickets: 2, Amount: 5000, Status: "rejected", seats: seats{Hold: "none", Quantity: 2},
+		letters: []string{string(contracts.NotificationBookingCreated), string(contracts.NotificationBookingRejected)},
+	}
+	for what, c := range map[string]struct {
+		of    account
+		spoil func(a *account)
+	}{
+		"seats of nobody":          {confirmed, func(a *account) { a.seats = seats{} }},
+		"seats still held":         {confirmed, func(a *account) { a.seats.Hold = "held" }},
+		"a seat too few":           {confirmed, func(a *account) { a.seats.Quantity = 1 }},
+		"a seat not paid":          {confirmed, func(a *account) { a.money = money{} }},
+		"money given back":         {confirmed, func(a *account) { a.money.Refunded, a.money.Returned = 5000, 5000 }},
+		"money taken twice":        {confirmed, func(a *account) { a.money.Captured = 10000 }},
+		"another amount":           {confirmed, func(a *account) { a.money.Amount, a.money.Captured, a.money.Taken = 4000, 4000, 4000 }},
+		"money at the gateway":     {rejected, func(a *account) { a.money.Taken = 5000 }},
+		"a refund not made":        {expired, func(a *account) { a.money.Returned = 0 }},
+		"a refund not noted":       {expired, func(a *account) { a.money.Refunded = 0 }},
+		"money without a seat":     {expired, func(a *account) { a.money.Status, a.money.Refunded, a.money.Returned = "completed", 0, 0 }},
+		"a hold without end":       {expired, func(a *account) { a.seats.Hold = "held" }},
+		"a seat without a booking": {expired, func(a *account) { a.seats.Hold = "sold" }},
+		"no letter":                {expired, func(a *account) { a.letters = a.letters[:1] }},
+		"a letter twice":           {rejected, func(a *account) { a.letters = append(a.letters, a.letters[1]) }},
+		"another letter":           {rejected, func(a *account) { a.letters = slices.Clone(expired.letters) }},
+		"a saga that goes on":      {confirmed, func(a *account) { a.saga = "compensating" }},
+		"a saga of nobody":         {expired, func(a *account) { a.saga = "compensated" }},
+		"no saga":                  {confirmed, func(a *account) { a.saga = "" }},
+	} {
+		if a := c.of; len(a.wrong()) > 0 {
+			t.Errorf("%s: a booking that has ended well is said to be wrong: %s", what, a.wrong())
+		}
+		c.of.letters = slices.Clone(c.of.letters)
+		if c.spoil(&c.of); len(c.of.wrong()) == 0 {
+			t.Errorf("%s is not found", what)
+		}
+	}
 }
 
 // maxStories bounds how many bookings are told of.
@@ -263,6 +318,10 @@ func (c *city) checkBooks() map[string]*account {
 		if b.Captured-b.Refunded != b.Completed || b.Completed != paid {
 			c.t.Errorf("confirmed bookings cost %d, the books have %+v", paid, b)
 		}
+	}
+	if kept := count(c.t, c.pool("payment"), `
+		SELECT coalesce(sum(amount_minor), 0) FROM payment.sandbox_sessions WHERE state IN ('paying', 'paid') AND refund IS NULL`); kept != paid {
+		c.t.Errorf("confirmed bookings cost %d, the gateway has kept %d", paid, kept)
 	}
 	if len(books) > 1 || len(books) == 0 && paid > 0 {
 		c.t.Errorf("the books have %d currencies", len(books))

@@ -346,9 +346,9 @@ func (c *city) bookAt(process, event string, tickets int) (b booking) {
 	return b
 }
 
-// persist asks until there is an answer other than that a service is away, for a minute, and returns its status.
+// persist asks until there is an answer other than that a service is away, for two minutes, and returns its status.
 func persist(ask func() int) (status int) {
-	limit, tick := time.Now().Add(time.Minute), time.NewTicker(20*time.Millisecond)
+	limit, tick := time.Now().Add(2*time.Minute), time.NewTicker(20*time.Millisecond)
 	defer tick.Stop()
 	for {
 		status = ask()

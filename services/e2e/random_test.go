@@ -35,6 +35,8 @@ const (
 	// randomHold is how long tickets are held; people who are quick pay or cancel within randomHaste.
 	randomHold  = "15s"
 	randomHaste = 3 * time.Second
+	// manyBookings come to every end there is.
+	manyBookings = 500
 	// randomEvents are how many events there are; there are tickets for some two thirds of what is asked for.
 	randomEvents = 4
 	mostTickets  = 4
@@ -393,7 +395,8 @@ func (r *random) check() {
 		r.t.Errorf("%d bookings are not what their people have made them", stories)
 	}
 	r.t.Logf("the bookings have ended %v", ends)
-	if missed := unreached(ends); len(missed) > 0 && len(r.people) >= randomBookings {
+	// Few bookings on a slow machine may miss an end; each is tried alone by TestEveryScenarioInBothStyles.
+	if missed := unreached(ends); ends["confirmed"] == 0 || len(missed) > 0 && len(r.people) >= manyBookings {
 		r.t.Errorf("no booking has ended as %v", missed)
 	}
 }
