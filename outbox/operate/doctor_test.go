@@ -94,7 +94,7 @@ func TestDoctorFindsWhatIsProvoked(t *testing.T) {
 	for _, db := range []*outboxtest.Database{w.billing, w.mail} {
 		w.exec(db, `UPDATE outbox.config SET topology = $1::text::jsonb`, get[string](w, w.shop, `SELECT topology::text FROM outbox.config`))
 	}
-	w.relay()
+	w.relayAll()
 	w.consumeAll()
 	o := w.operator(func(c *operate.Config) { manage(c, t) })
 	w.quiet(o)
