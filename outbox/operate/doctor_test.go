@@ -230,6 +230,18 @@ func TestDoctorFindsWhatIsProvoked(t *testing.T) {
 			w.amqpDo(func(ch *amqp.Channel) error { return ch.ExchangeDelete(w.topology.DeadExchange(), false, false) })
 			return w.declare
 		}, trouble{"exchange", operate.Critical, "", "shop.dead", "does not exist", "ticketwave topology apply"}},
+		{"an exchange of another kind", func() func() {
+			w.amqpDo(func(ch *amqp.Channel) error {
+				if err := ch.ExchangeDelete(w.topology.DeadExchange(), false, false); err != nil {
+					return err
+				}
+				return ch.ExchangeDeclare(w.topology.DeadExchange(), amqp.ExchangeFanout, true, false, false, false, nil)
+			})
+			return func() {
+				w.amqpDo(func(ch *amqp.Channel) error { return ch.ExchangeDelete(w.topology.DeadExchange(), false, false) })
+				w.declare()
+			}
+		}, trouble{"exchange", operate.Critical, "", "shop.dead", "it is a fanout exchange and not a direct one", "delete it, then ticketwave topology apply"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			defer c.provoke()()
