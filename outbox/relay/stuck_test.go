@@ -273,6 +273,55 @@ func TestAMessageThatCannotGoIsParked(t *testing.T) {
 	assertCommitOrder(t, db, rec)
 }
 
+// An operator takes a message from a relay that seems dead and parks it. The failure of an attempt that was under way does
+// not touch it any more.
+func TestAnAttemptOvertakenByAnOperatorWritesNothing(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	rec := newRecorder()
+	var tries atomic.Int32
+	var overtaken atomic.Bool
+	rec.fail = func(msg *message.Message) error {
+		if msg.Metadata.Get(outbox.HeaderSubject) != "bad" {
+			return nil
+		}
+		if tries.Add(1) > 3 && !overtaken.Swap(true) {
+			outboxtest.Eventually(t, 30*time.Second, func() bool { return parkAsDead(t, db, msg.UUID) }, "the message is parked")
+		}
+		return errOwn
+	}
+	start(t, classified(config(db, rec)))
+	appendNotes(t, db, several("bad", 0, 2)...)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return overtaken.Load() && stuckCount(t, db, `claim IS NOT NULL`) == 0 }, "an overtaken attempt ends")
+	if n := stuckCount(t, db, `parked AND error = 'parked by an operator' AND next_attempt IS NULL AND exposed`); n != 1 {
+		t.Error("the relay changed what an operator parked")
+	}
+	if n := stuckCount(t, db, `true`); n != 2 {
+		t.Errorf("%d messages are stuck, want the parked one and the one behind it", n)
+	}
+}
+
+// parkAsDead parks a message as from the hand of a relay whose beat stands still.
+func parkAsDead(t *testing.T, db *outboxtest.Database, id string) bool {
+	t.Helper()
+	var verdict string
+	err := db.QueryRow(t.Context(), `
+		SELECT o.verdict FROM outbox.stuck AS s, outbox.operate('park', ARRAY[s.seq], ARRAY[s.attempts], ARRAY[s.parked],
+			ARRAY(SELECT beat FROM outbox.leases WHERE pool = 'relay' ORDER BY partition), NULL, NULL, false, 'ann', 'test', '{}') AS o
+		WHERE s.uuid = $1`, id).Scan(&verdict)
+	if err != nil {
+		t.Error(err)
+		return true
+	}
+	if verdict != "ok" {
+		return false // the beat moved, or the cursor has not passed it yet
+	}
+	if _, err := db.Exec(t.Context(), `UPDATE outbox.stuck SET error = 'parked by an operator' WHERE uuid = $1`, id); err != nil {
+		t.Error(err)
+	}
+	return true
+}
+
 // Faults of every kind at random, and connections that break meanwhile: nothing is lost, no key is out of order.
 func TestFaultsOfEveryKindLoseNothing(t *testing.T) {
 	t.Parallel()

@@ -69,21 +69,22 @@ func (s *session) divert(ctx context.Context, st state, ids []int64, failures ma
 		relayed, target, st.lastID, ids, attempts, classes, texts, parked, exposed, pauses, s.build)
 }
 
-// failStuck records another failure of a stuck message.
+// failStuck records another failure of a stuck message, unless an operator has taken it out of this relay's hand, which
+// seemed dead: what the operator did stands.
 func (s *session) failStuck(ctx context.Context, f *failure) error {
 	return s.fenced(ctx, "record a failure", `, failed AS (
 			UPDATE outbox.stuck
 			SET attempts = $6, class = $7, error = $8, fingerprint = $7 || ' ' || topic, build = $12, parked = parked OR $9, exposed = exposed OR $11,
 			    next_attempt = clock_timestamp() + make_interval(secs => $10), claim = NULL
-			WHERE seq = $5 AND EXISTS (SELECT FROM held)
+			WHERE seq = $5 AND claim = $3 AND EXISTS (SELECT FROM held)
 		)
 		SELECT FROM held`, f.seq, f.attempts, string(f.class), f.text, f.class.parks(), f.pause.Seconds(), f.exposed, s.build)
 }
 
-// exposeStuck notes that nobody knows what became of an attempt.
+// exposeStuck notes that nobody knows what became of an attempt. Who takes the message out of this relay's hand notes it too.
 func (s *session) exposeStuck(ctx context.Context, seq int64) error {
 	return s.fenced(ctx, "record an attempt", `, tried AS (
-			UPDATE outbox.stuck SET exposed = true, claim = NULL WHERE seq = $5 AND EXISTS (SELECT FROM held)
+			UPDATE outbox.stuck SET exposed = true, claim = NULL WHERE seq = $5 AND claim = $3 AND EXISTS (SELECT FROM held)
 		)
 		SELECT FROM held`, seq)
 }
