@@ -57,7 +57,7 @@ func TestDeadLettersAreSentBackOrDiscarded(t *testing.T) {
 	prints := []string{list[1].Fingerprint, list[4].Fingerprint}
 
 	done, err := o.DeadRedrive(w.context(), operate.DeadCommand{Queue: dead, Fingerprints: prints, DryRun: true})
-	if err != nil || done != (operate.DeadResult{DryRun: true, Matched: 2, Changed: 2}) {
+	if err != nil || !same(done, operate.DeadResult{DryRun: true, Matched: 2, Changed: 2}) {
 		t.Errorf("dry run: %+v, %v", done, err)
 	}
 	if _, err := o.DeadRedrive(w.context(), operate.DeadCommand{Queue: dead, Fingerprints: prints}); !errors.Is(err, operate.ErrInvalid) {
@@ -70,7 +70,7 @@ func TestDeadLettersAreSentBackOrDiscarded(t *testing.T) {
 		t.Errorf("a message that is not there: %v", err)
 	}
 	done, err = o.DeadRedrive(w.context(), operate.DeadCommand{Queue: dead, Fingerprints: prints, Actor: ann})
-	if err != nil || done != (operate.DeadResult{Matched: 2, Changed: 2}) {
+	if err != nil || !same(done, operate.DeadResult{Matched: 2, Changed: 2}) {
 		t.Errorf("redrive: %+v, %v", done, err)
 	}
 	want := []int{1, 4}
@@ -87,7 +87,7 @@ func TestDeadLettersAreSentBackOrDiscarded(t *testing.T) {
 	}
 
 	done, err = o.DeadDiscard(w.context(), operate.DeadCommand{Queue: queue, Limit: 3, Actor: ann})
-	if err != nil || done != (operate.DeadResult{Matched: 3, Changed: 3}) {
+	if err != nil || !same(done, operate.DeadResult{Matched: 3, Changed: 3}) {
 		t.Errorf("discard: %+v, %v", done, err)
 	}
 	outboxtest.Eventually(t, 30*time.Second, func() bool { return len(listed()) == 1 }, "the rest is gone")
@@ -98,6 +98,15 @@ func TestDeadLettersAreSentBackOrDiscarded(t *testing.T) {
 	if err != nil || len(entries) != 2 || entries[0].Actor != ann {
 		t.Errorf("the audit log has %+v, %v", entries, err)
 	}
+}
+
+// same compares what was done; unless it was a dry run two entries of the audit log tell of it.
+func same(got, want operate.DeadResult) bool {
+	entries := 2
+	if want.DryRun {
+		entries = 0
+	}
+	return got.DryRun == want.DryRun && got.Matched == want.Matched && got.Changed == want.Changed && len(got.Audit) == entries
 }
 
 func TestADeadLetterBehindManyIsShown(t *testing.T) {
