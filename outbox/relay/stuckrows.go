@@ -109,9 +109,21 @@ func nonNil[T any](list []T) []T {
 	return list
 }
 
-// stuckKeys reads all keys that have stuck messages.
-func (s *session) stuckKeys(ctx context.Context) (map[string]bool, error) {
-	return s.set(ctx, `SELECT DISTINCT key FROM outbox.stuck WHERE partition = $1`, s.held.Partition)
+// stuckKeys reads keys that have stuck messages, up to so many.
+func (s *session) stuckKeys(ctx context.Context, most int) (map[string]bool, error) {
+	return s.set(ctx, `SELECT DISTINCT key FROM outbox.stuck WHERE partition = $1 LIMIT $2`, s.held.Partition, most)
+}
+
+// stuckKeysAfter reads the next keys that have stuck messages, in order, a look into the index for each key of any partition.
+func (s *session) stuckKeysAfter(ctx context.Context, after string, most int) ([]string, error) {
+	return s.keys(ctx, `
+		WITH RECURSIVE k AS (
+			(SELECT s.key, s.partition FROM outbox.stuck AS s WHERE s.key > $2 ORDER BY s.key LIMIT 1)
+			UNION ALL
+			SELECT n.key, n.partition FROM k, LATERAL (
+				SELECT s.key, s.partition FROM outbox.stuck AS s WHERE s.key > k.key ORDER BY s.key LIMIT 1) AS n
+		)
+		SELECT key FROM k WHERE partition = $1 LIMIT $3`, s.held.Partition, after, most)
 }
 
 // stillStuck reads which of the keys have stuck messages.
@@ -120,6 +132,18 @@ func (s *session) stillStuck(ctx context.Context, keys []string) (map[string]boo
 }
 
 func (s *session) set(ctx context.Context, text string, args ...any) (map[string]bool, error) {
+	found, err := s.keys(ctx, text, args...)
+	if err != nil {
+		return nil, err
+	}
+	keys := make(map[string]bool, len(found))
+	for _, key := range found {
+		keys[key] = true
+	}
+	return keys, nil
+}
+
+func (s *session) keys(ctx context.Context, text string, args ...any) ([]string, error) {
 	ctx, cancel := s.detached(ctx)
 	defer cancel()
 	rows, err := s.conn.Query(ctx, text, args...)
@@ -130,11 +154,7 @@ func (s *session) set(ctx context.Context, text string, args ...any) (map[string
 	if err != nil {
 		return nil, fmt.Errorf("read the stuck keys: %w", err)
 	}
-	keys := map[string]bool{}
-	for _, key := range found {
-		keys[key] = true
-	}
-	return keys, nil
+	return found, nil
 }
 
 // stuckRoutes reads which breakers are open: those of the topics whose messages wait for their route.
