@@ -40,8 +40,7 @@ type DeadResult struct {
 }
 
 // Dead lists dead letters of one queue, or of all, without their payloads and at most limit of each; 0 means 50. What
-// is read goes back; of more than some thirty messages the broker may change the order. Queues that cannot be read are an
-// error beside the rest.
+// is read goes back, in order. Queues that cannot be read are an error beside the rest.
 func (o *Operator) Dead(ctx context.Context, queue string, limit int) ([]DeadMessage, error) {
 	limit, err := Page{Limit: limit}.limit()
 	if err != nil {
@@ -92,8 +91,9 @@ func (o *Operator) DeadShow(ctx context.Context, queue, fingerprint string) (Dea
 }
 
 // DeadRedrive sends dead letters back to the queue that they came from, the oldest first. Each is confirmed there before
-// it leaves the dead-letter queue; after a crash in between it is at both, and its consumer absorbs it. An error that comes
-// later than the first entry of the audit log has beside it what was done.
+// it leaves the dead-letter queue; after a crash in between it is at both, and its consumer absorbs it. What it passes over
+// goes back, in order as far as some thirty messages. An error that comes later than the first entry of the audit log has
+// beside it what was done.
 func (o *Operator) DeadRedrive(ctx context.Context, c DeadCommand) (DeadResult, error) {
 	return o.dead(ctx, c, "dead.redrive")
 }

@@ -109,6 +109,44 @@ func same(got, want operate.DeadResult) bool {
 	return got.DryRun == want.DryRun && got.Matched == want.Matched && got.Changed == want.Changed && len(got.Audit) == entries
 }
 
+// Looking at many dead letters leaves them in their order.
+func TestManyDeadLettersKeepTheirOrder(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	o := w.operator()
+	ch := w.channel()
+	if err := ch.Confirm(false); err != nil {
+		t.Fatal(err)
+	}
+	const total = 600
+	var last *amqp.DeferredConfirmation
+	for n := range total {
+		var err error
+		last, err = ch.PublishWithDeferredConfirmWithContext(w.context(), w.topology.DeadExchange(), "billing.0", true, false, amqp.Publishing{
+			Headers: amqp.Table{rabbitmq.HeaderMalformed: fmt.Sprint("reason ", n)}, Body: []byte("x"),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := last.WaitContext(w.context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, most := range []int{400, 500, 500} { // what is looked at twice has been given back
+		var list []operate.DeadMessage
+		outboxtest.Eventually(t, 30*time.Second, func() bool {
+			var err error
+			list, err = o.Dead(w.context(), "billing.0", most)
+			return err == nil && len(list) == most
+		}, "%d dead letters", most)
+		for n, m := range list {
+			if m.Position != n || m.Reason != fmt.Sprint("reason ", n) {
+				t.Fatalf("at position %d stands %q, want that of %d", m.Position, m.Reason, n)
+			}
+		}
+	}
+}
+
 func TestADeadLetterBehindManyIsShown(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
