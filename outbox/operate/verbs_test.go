@@ -346,6 +346,49 @@ func TestManyMessagesGoInParts(t *testing.T) {
 	})
 }
 
+// What waited behind a skipped message may go at once: it need not wait until somebody looks at its key.
+func TestSkipFreesTheNextOfItsKey(t *testing.T) {
+	t.Parallel()
+	eachSide(t, func(t *testing.T, b *bench, side operate.Side) {
+		b.stuck(side, parked.of("a"))
+		b.stuck(side, parked.of("a"))
+		next := b.stuck(side, row{}.of("a"))
+		last := b.stuck(side, row{}.of("a"))
+		b.stuck(side, parked.of("b"))
+		second := b.stuck(side, parked.of("b"))
+		b.stuck(side, parked.of("c"))
+		again := b.stuck(side, failing.of("c"))
+		other := b.stuck(side, row{}.of("d"))
+		id := map[operate.Side]string{operate.Outbox: "uuid", operate.Inbox: "message_id"}[side]
+		table := string(side) + ".stuck"
+		if got := b.do(operate.Command{Verb: operate.VerbSkip, Filter: operate.Filter{Side: side, Key: "a", State: operate.Parked}}); got.Changed != 1 {
+			t.Fatalf("skip: %+v", got)
+		}
+		if n := one[int](b, `SELECT count(*) FROM `+table+` WHERE key = 'a' AND next_attempt <= clock_timestamp()`); n != 0 {
+			t.Errorf("%d messages are due behind a parked one", n)
+		}
+		for _, key := range []string{"a", "b", "c"} {
+			b.do(operate.Command{Verb: operate.VerbSkip, Filter: operate.Filter{Side: side, Key: key, State: operate.Parked}, Limit: 1})
+		}
+		// A consumer looks for heads that were never tried, a relay for those whose time has come.
+		at := one[*time.Time](b, `SELECT next_attempt FROM `+table+` WHERE NOT parked AND `+id+` = $1`, next)
+		if due := at != nil && time.Since(*at) > 0; due != (side == operate.Outbox) {
+			t.Errorf("the new head's next attempt is at %v", at)
+		}
+		for _, left := range []uuid.UUID{last, other} {
+			if !one[bool](b, `SELECT next_attempt IS NULL FROM `+table+` WHERE `+id+` = $1`, left) {
+				t.Errorf("%s was not freed, and is due", left)
+			}
+		}
+		if d := b.show(side, second); d.State != operate.Parked {
+			t.Errorf("a parked one behind it is %s", d.State)
+		}
+		if !one[bool](b, `SELECT next_attempt > clock_timestamp() FROM `+table+` WHERE `+id+` = $1`, again) {
+			t.Error("one that was tried already does not wait for its time")
+		}
+	})
+}
+
 // many parks a message for each of n keys, with one error.
 func (b *bench) many(side operate.Side, n int) {
 	b.t.Helper()
