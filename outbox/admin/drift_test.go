@@ -28,6 +28,7 @@ func TestTypesFitTheSpecification(t *testing.T) {
 		"DeadMessage": {operate.DeadMessage{}, api.DeadMessage{}}, "DeadResult": {operate.DeadResult{}, api.DeadResult{}},
 		"Cursor": {operate.Cursor{}, api.Cursor{}}, "Rebased": {operate.Rebased{}, api.Rebased{}}, "Finding": {operate.Finding{}, api.Finding{}},
 		"Reconciliation": {operate.Reconciliation{}, api.Reconciliation{}}, "Gap": {operate.Gap{}, api.Gap{}},
+		"Problem": {api.Problem{}, api.Problem{}},
 	} {
 		full := reflect.New(reflect.TypeOf(c.served)).Elem()
 		occupy(full, 0)

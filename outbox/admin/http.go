@@ -371,5 +371,5 @@ func (s *Server) dead(w http.ResponseWriter, r *http.Request, do func(context.Co
 	result, err := do(r.Context(), operate.DeadCommand{
 		Queue: body.Queue, Fingerprints: body.Fingerprints, Limit: body.Limit, DryRun: dryRun(r), Actor: actor(r.Context(), body.Reason),
 	})
-	s.answer(w, r, result, err)
+	s.answer(w, r, result, afterDead(err, result))
 }

@@ -30,6 +30,8 @@ type problem struct {
 	detail     string
 	field      string
 	retryAfter time.Duration
+	applied    *api.Applied    // by a replay, before it ended early
+	dead       *api.DeadResult // of a redrive or discard, before it ended early
 }
 
 // Error is the detail.
@@ -42,8 +44,28 @@ func malformed(field, detail string) error {
 // statusClientGone is what the access log shows when the client did not wait for the answer.
 const statusClientGone = 499
 
-// explain turns any error into what the client is told. It is the only place where errors become statuses.
+// partly is an error before which something was done.
+type partly struct {
+	error
+	applied *api.Applied
+	dead    *api.DeadResult
+}
+
+// Unwrap is the error.
+func (p *partly) Unwrap() error { return p.error }
+
+// explain turns any error into what the client is told, and what was done before it into what the client is told beside it.
 func explain(err error) *problem {
+	told := explained(err)
+	var done *partly
+	if errors.As(err, &done) {
+		told.applied, told.dead = done.applied, done.dead
+	}
+	return told
+}
+
+// explained is the only place where errors become statuses.
+func explained(err error) *problem {
 	var told *problem
 	if errors.As(err, &told) {
 		return told
@@ -89,6 +111,31 @@ func brokerAway(err error) bool {
 	return errors.Is(err, rabbitmq.ErrUnavailable) || errors.Is(err, rabbitmq.ErrClosed) || errors.As(err, &said) || errors.As(err, &network)
 }
 
+// afterReplay keeps with an error what the replay had done.
+func afterReplay(err error, done operate.Applied) error {
+	if err == nil || len(done.Audit) == 0 { // it had not begun
+		return err
+	}
+	return &partly{error: err, applied: &api.Applied{
+		Published: done.Published, Canaries: done.Canaries, Failed: done.Failed, Audit: refs(done.Audit),
+	}}
+}
+
+// afterDead keeps with an error what had been done to dead letters.
+func afterDead(err error, done operate.DeadResult) error {
+	if err == nil || len(done.Audit) == 0 {
+		return err
+	}
+	return &partly{error: err, dead: &api.DeadResult{DryRun: done.DryRun, Matched: done.Matched, Changed: done.Changed, Audit: refs(done.Audit)}}
+}
+
+func refs(audit []operate.AuditRef) (list []api.AuditRef) {
+	for _, ref := range audit {
+		list = append(list, api.AuditRef(ref))
+	}
+	return list
+}
+
 func (p *problem) body(requestID string) api.Problem {
 	title := http.StatusText(p.status)
 	if title == "" {
@@ -96,6 +143,7 @@ func (p *problem) body(requestID string) api.Problem {
 	}
 	return api.Problem{
 		Type: ProblemPrefix + p.slug, Title: title, Status: p.status, Detail: p.detail, Field: p.field, RequestID: requestID,
+		Applied: p.applied, Dead: p.dead,
 	}
 }
 

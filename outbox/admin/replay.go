@@ -31,7 +31,7 @@ func (s *Server) PlanReplay(w http.ResponseWriter, r *http.Request) {
 }
 
 // ApplyReplay does what a plan says, and tells how far it is. What fails before the first message is an ordinary
-// problem; later it is the last line.
+// problem; later it is the last line. Either says what was done before.
 func (s *Server) ApplyReplay(w http.ResponseWriter, r *http.Request, hash string) {
 	var body api.Apply
 	err := decode(w, r, maxBody, &body)
@@ -50,6 +50,7 @@ func (s *Server) ApplyReplay(w http.ResponseWriter, r *http.Request, hash string
 		Hash: hash, Canary: body.Canary, Actor: actor(ctx, body.Reason), Progress: out.progress,
 	})
 	stop()
+	err = afterReplay(err, done)
 	switch {
 	case err != nil && !out.begun():
 		s.fail(w, r, err)

@@ -4,7 +4,7 @@
 //
 // A verb either happens whole, with a row of the audit log in the same transaction, or not at all. It works whether
 // relays and services run or not, and never on a message that a relay or a handler has in hand: such a message is
-// reported as busy. With DryRun a verb says what it would do and changes nothing.
+// waited for a moment and then reported as busy. With DryRun a verb says what it would do and changes nothing.
 //
 // Both sides speak the same words. On the outbox's side a message is stuck when the broker or its route will not take
 // it, on the inbox's when its handler fails. The oldest stuck message of a key is its head; those behind it wait for

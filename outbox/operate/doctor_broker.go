@@ -138,14 +138,14 @@ func judgeQueues(depths map[string]depth) (found []Finding) {
 
 // checkDeclared compares bindings and arguments with the topology. AMQP cannot list them.
 func (e *examination) checkDeclared(ctx context.Context, t *rabbitmq.Topology) (found []Finding) {
-	bindings, queues, err := e.readManagement(ctx, t)
+	bindings, queues, exchanges, err := e.readManagement(ctx, t)
 	if err != nil {
 		for _, name := range []string{"binding", "queue-arguments"} {
 			found = append(found, Finding{Check: name, Severity: NotChecked, Message: err.Error(), Remedy: "set TW_RABBITMQ_MANAGEMENT_URL to the management API, with a user that may monitor"})
 		}
 		return found
 	}
-	found = append(judgeBindings(t, bindings), judgeArguments(t, queues)...)
+	found = slices.Concat(judgeExchanges(t, exchanges), judgeBindings(t, bindings), judgeArguments(t, queues))
 	for _, check := range []struct{ name, fine string }{
 		{"binding", "every binding of the topology is there, and no other"}, {"queue-arguments", "every queue is of the type and with the arguments of the topology"},
 	} {
@@ -171,23 +171,33 @@ type queue struct {
 	Arguments map[string]any `json:"arguments"`
 }
 
-func (e *examination) readManagement(ctx context.Context, t *rabbitmq.Topology) (bindings []binding, queues []queue, err error) {
+// exchange is what the management API says of one.
+type exchange struct {
+	Name    string `json:"name"`
+	Type    string `json:"type"`
+	Durable bool   `json:"durable"`
+}
+
+func (e *examination) readManagement(ctx context.Context, t *rabbitmq.Topology) (bindings []binding, queues []queue, exchanges []exchange, err error) {
 	if e.cfg.ManagementURL == "" {
-		return nil, nil, errors.New("no management API is configured, and AMQP itself cannot list bindings and arguments")
+		return nil, nil, nil, errors.New("no management API is configured, and AMQP itself cannot list bindings and arguments")
 	}
 	broker, err := amqp.ParseURI(e.broker.url)
 	if err != nil {
-		return nil, nil, errors.New("bad RabbitMQ URL")
+		return nil, nil, nil, errors.New("bad RabbitMQ URL")
 	}
 	vhost := url.PathEscape(broker.Vhost)
 	for _, exchange := range []string{t.Exchange, t.DeadExchange()} {
 		var some []binding
 		if err := manage(ctx, e.cfg.ManagementURL, "/api/exchanges/"+vhost+"/"+url.PathEscape(exchange)+"/bindings/source", &some); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 		bindings = append(bindings, some...)
 	}
-	return bindings, queues, manage(ctx, e.cfg.ManagementURL, "/api/queues/"+vhost+"?columns=name,type,durable,arguments&disable_stats=true", &queues)
+	if err := manage(ctx, e.cfg.ManagementURL, "/api/exchanges/"+vhost+"?columns=name,type,durable&disable_stats=true", &exchanges); err != nil {
+		return nil, nil, nil, err
+	}
+	return bindings, queues, exchanges, manage(ctx, e.cfg.ManagementURL, "/api/queues/"+vhost+"?columns=name,type,durable,arguments&disable_stats=true", &queues)
 }
 
 const mostAnswer = 64 << 20
@@ -227,6 +237,24 @@ func manage(ctx context.Context, base, path string, into any) error {
 
 // managementClient keeps no connection: it is asked rarely.
 var managementClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: brokerTimeout}, Timeout: 2 * brokerTimeout}
+
+// judgeExchanges compares kinds, which a passive declaration does not.
+func judgeExchanges(t *rabbitmq.Topology, have []exchange) (found []Finding) {
+	for _, x := range have {
+		if x.Name != t.Exchange && x.Name != t.DeadExchange() || x.Type == amqp.ExchangeDirect && x.Durable {
+			continue
+		}
+		text := "it is a " + x.Type + " exchange and not a direct one"
+		if x.Type == amqp.ExchangeDirect {
+			text = "it does not survive a restart of the broker"
+		}
+		found = append(found, Finding{
+			Check: "exchange", Severity: Critical, Subject: x.Name, Message: "exchange " + x.Name + ": " + text,
+			Remedy: "when it is quiet, delete it, then " + apply + ", and outboxctl reconcile",
+		})
+	}
+	return found
+}
 
 func judgeBindings(t *rabbitmq.Topology, have []binding) (found []Finding) {
 	want := map[binding]bool{}

@@ -245,7 +245,7 @@ func checkIdentity(ctx context.Context, st *store) ([]Finding, error) {
 	return []Finding{{
 		Severity: Critical, Subject: now.String(),
 		Message: fmt.Sprintf("the cursor belongs to %s, and %s answers: the database was restored, copied or failed over, and the relay refuses to guess what was relayed", stored, now),
-		Remedy:  fmt.Sprintf("stop the relays, then outboxctl cursor rebase --database %s (--keep after pg_upgrade)", st.name),
+		Remedy:  fmt.Sprintf("see that the old server is gone for good, then outboxctl cursor rebase --database %s (--keep after pg_upgrade)", st.name),
 	}}, nil
 }
 

@@ -94,7 +94,7 @@ func TestDoctorFindsWhatIsProvoked(t *testing.T) {
 	for _, db := range []*outboxtest.Database{w.billing, w.mail} {
 		w.exec(db, `UPDATE outbox.config SET topology = $1::text::jsonb`, get[string](w, w.shop, `SELECT topology::text FROM outbox.config`))
 	}
-	w.relay()
+	w.relayAll()
 	w.consumeAll()
 	o := w.operator(func(c *operate.Config) { manage(c, t) })
 	w.quiet(o)
@@ -230,6 +230,18 @@ func TestDoctorFindsWhatIsProvoked(t *testing.T) {
 			w.amqpDo(func(ch *amqp.Channel) error { return ch.ExchangeDelete(w.topology.DeadExchange(), false, false) })
 			return w.declare
 		}, trouble{"exchange", operate.Critical, "", "shop.dead", "does not exist", "ticketwave topology apply"}},
+		{"an exchange of another kind", func() func() {
+			w.amqpDo(func(ch *amqp.Channel) error {
+				if err := ch.ExchangeDelete(w.topology.DeadExchange(), false, false); err != nil {
+					return err
+				}
+				return ch.ExchangeDeclare(w.topology.DeadExchange(), amqp.ExchangeFanout, true, false, false, false, nil)
+			})
+			return func() {
+				w.amqpDo(func(ch *amqp.Channel) error { return ch.ExchangeDelete(w.topology.DeadExchange(), false, false) })
+				w.declare()
+			}
+		}, trouble{"exchange", operate.Critical, "", "shop.dead", "it is a fanout exchange and not a direct one", "delete it, then ticketwave topology apply"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			defer c.provoke()()

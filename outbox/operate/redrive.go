@@ -30,16 +30,17 @@ type DeadCommand struct {
 	Actor  Actor
 }
 
-// DeadResult says how many dead letters matched, and were sent back or removed, or with DryRun would be.
+// DeadResult says how many dead letters matched, and were sent back or removed, or with DryRun would be. Audit is what the
+// log has of it: that it began, and that it ended.
 type DeadResult struct {
-	DryRun  bool `json:"dryRun"`
-	Matched int  `json:"matched"`
-	Changed int  `json:"changed"`
+	DryRun  bool       `json:"dryRun"`
+	Matched int        `json:"matched"`
+	Changed int        `json:"changed"`
+	Audit   []AuditRef `json:"audit"`
 }
 
 // Dead lists dead letters of one queue, or of all, without their payloads and at most limit of each; 0 means 50. What
-// is read goes back; of more than some thirty messages the broker may change the order. Queues that cannot be read are an
-// error beside the rest.
+// is read goes back, in order. Queues that cannot be read are an error beside the rest.
 func (o *Operator) Dead(ctx context.Context, queue string, limit int) ([]DeadMessage, error) {
 	limit, err := Page{Limit: limit}.limit()
 	if err != nil {
@@ -90,12 +91,14 @@ func (o *Operator) DeadShow(ctx context.Context, queue, fingerprint string) (Dea
 }
 
 // DeadRedrive sends dead letters back to the queue that they came from, the oldest first. Each is confirmed there before
-// it leaves the dead-letter queue; after a crash in between it is at both, and its consumer absorbs it.
+// it leaves the dead-letter queue; after a crash in between it is at both, and its consumer absorbs it. What it passes over
+// goes back, in order as far as some thirty messages. An error that comes later than the first entry of the audit log has
+// beside it what was done.
 func (o *Operator) DeadRedrive(ctx context.Context, c DeadCommand) (DeadResult, error) {
 	return o.dead(ctx, c, "dead.redrive")
 }
 
-// DeadDiscard removes dead letters for good.
+// DeadDiscard removes dead letters for good. An error has beside it what was done, as with [Operator.DeadRedrive].
 func (o *Operator) DeadDiscard(ctx context.Context, c DeadCommand) (DeadResult, error) {
 	return o.dead(ctx, c, "dead.discard")
 }
@@ -122,7 +125,7 @@ func (o *Operator) keeper(s *scene, queue string) *database {
 }
 
 func (o *Operator) dead(ctx context.Context, c DeadCommand, action string) (done DeadResult, err error) {
-	done.DryRun = c.DryRun
+	done.DryRun, done.Audit = c.DryRun, []AuditRef{}
 	if c.Limit == 0 {
 		c.Limit = 1000
 	}
@@ -145,7 +148,7 @@ func (o *Operator) dead(ctx context.Context, c DeadCommand, action string) (done
 	w := &deadWork{queue: name, command: c}
 	if !c.DryRun {
 		// The broker takes part in no transaction: the log says first what is about to happen, then what has.
-		if err := o.log(ctx, s, w, action, "began", 0); err != nil {
+		if err := o.log(ctx, s, w, action, "began", &done); err != nil {
 			return done, err
 		}
 		if w.redrive = action == "dead.redrive"; w.redrive {
@@ -155,7 +158,7 @@ func (o *Operator) dead(ctx context.Context, c DeadCommand, action string) (done
 	err = w.run(ctx, &o.broker)
 	done.Matched, done.Changed = w.matched, w.changed
 	if !c.DryRun {
-		err = errors.Join(err, o.log(context.WithoutCancel(ctx), s, w, action, "ended", w.changed))
+		err = errors.Join(err, o.log(context.WithoutCancel(ctx), s, w, action, "ended", &done))
 	}
 	if err == nil && w.matched == 0 && len(c.Fingerprints) > 0 {
 		err = fmt.Errorf("%w: %s holds none of these messages", ErrNotFound, name)
@@ -163,9 +166,12 @@ func (o *Operator) dead(ctx context.Context, c DeadCommand, action string) (done
 	return done, err
 }
 
-func (o *Operator) log(ctx context.Context, s *scene, w *deadWork, action, stage string, changed int) error {
-	detail := map[string]any{"queue": w.queue, "stage": stage, "changed": changed, "limit": w.command.Limit, "fingerprints": w.command.Fingerprints[:min(len(w.command.Fingerprints), 100)]}
-	_, err := o.keeper(s, w.queue).log(ctx, w.command.Actor, action, detail)
+func (o *Operator) log(ctx context.Context, s *scene, w *deadWork, action, stage string, done *DeadResult) error {
+	detail := map[string]any{"queue": w.queue, "stage": stage, "changed": done.Changed, "limit": w.command.Limit, "fingerprints": w.command.Fingerprints[:min(len(w.command.Fingerprints), 100)]}
+	ref, err := o.keeper(s, w.queue).log(ctx, w.command.Actor, action, detail)
+	if err == nil {
+		done.Audit = append(done.Audit, ref)
+	}
 	return err
 }
 

@@ -57,7 +57,7 @@ func TestDeadLettersAreSentBackOrDiscarded(t *testing.T) {
 	prints := []string{list[1].Fingerprint, list[4].Fingerprint}
 
 	done, err := o.DeadRedrive(w.context(), operate.DeadCommand{Queue: dead, Fingerprints: prints, DryRun: true})
-	if err != nil || done != (operate.DeadResult{DryRun: true, Matched: 2, Changed: 2}) {
+	if err != nil || !same(done, operate.DeadResult{DryRun: true, Matched: 2, Changed: 2}) {
 		t.Errorf("dry run: %+v, %v", done, err)
 	}
 	if _, err := o.DeadRedrive(w.context(), operate.DeadCommand{Queue: dead, Fingerprints: prints}); !errors.Is(err, operate.ErrInvalid) {
@@ -70,7 +70,7 @@ func TestDeadLettersAreSentBackOrDiscarded(t *testing.T) {
 		t.Errorf("a message that is not there: %v", err)
 	}
 	done, err = o.DeadRedrive(w.context(), operate.DeadCommand{Queue: dead, Fingerprints: prints, Actor: ann})
-	if err != nil || done != (operate.DeadResult{Matched: 2, Changed: 2}) {
+	if err != nil || !same(done, operate.DeadResult{Matched: 2, Changed: 2}) {
 		t.Errorf("redrive: %+v, %v", done, err)
 	}
 	want := []int{1, 4}
@@ -87,7 +87,7 @@ func TestDeadLettersAreSentBackOrDiscarded(t *testing.T) {
 	}
 
 	done, err = o.DeadDiscard(w.context(), operate.DeadCommand{Queue: queue, Limit: 3, Actor: ann})
-	if err != nil || done != (operate.DeadResult{Matched: 3, Changed: 3}) {
+	if err != nil || !same(done, operate.DeadResult{Matched: 3, Changed: 3}) {
 		t.Errorf("discard: %+v, %v", done, err)
 	}
 	outboxtest.Eventually(t, 30*time.Second, func() bool { return len(listed()) == 1 }, "the rest is gone")
@@ -97,6 +97,53 @@ func TestDeadLettersAreSentBackOrDiscarded(t *testing.T) {
 	entries, _, err := o.Audit(w.context(), operate.AuditFilter{Action: "dead.redrive"}, operate.Page{})
 	if err != nil || len(entries) != 2 || entries[0].Actor != ann {
 		t.Errorf("the audit log has %+v, %v", entries, err)
+	}
+}
+
+// same compares what was done; unless it was a dry run two entries of the audit log tell of it.
+func same(got, want operate.DeadResult) bool {
+	entries := 2
+	if want.DryRun {
+		entries = 0
+	}
+	return got.DryRun == want.DryRun && got.Matched == want.Matched && got.Changed == want.Changed && len(got.Audit) == entries
+}
+
+// Looking at many dead letters leaves them in their order.
+func TestManyDeadLettersKeepTheirOrder(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	o := w.operator()
+	ch := w.channel()
+	if err := ch.Confirm(false); err != nil {
+		t.Fatal(err)
+	}
+	const total = 600
+	var last *amqp.DeferredConfirmation
+	for n := range total {
+		var err error
+		last, err = ch.PublishWithDeferredConfirmWithContext(w.context(), w.topology.DeadExchange(), "billing.0", true, false, amqp.Publishing{
+			Headers: amqp.Table{rabbitmq.HeaderMalformed: fmt.Sprint("reason ", n)}, Body: []byte("x"),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := last.WaitContext(w.context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, most := range []int{400, 500, 500} { // what is looked at twice has been given back
+		var list []operate.DeadMessage
+		outboxtest.Eventually(t, 30*time.Second, func() bool {
+			var err error
+			list, err = o.Dead(w.context(), "billing.0", most)
+			return err == nil && len(list) == most
+		}, "%d dead letters", most)
+		for n, m := range list {
+			if m.Position != n || m.Reason != fmt.Sprint("reason ", n) {
+				t.Fatalf("at position %d stands %q, want that of %d", m.Position, m.Reason, n)
+			}
+		}
 	}
 }
 

@@ -33,7 +33,8 @@ const (
 // ApplyReplay publishes what a plan of the last day says, if it would be the same plan now: ErrChanged otherwise. Messages
 // of a key go in order, each after the confirm of the one before; when one fails, the later ones of its key are left.
 // What consumers have handled they absorb. With Canary one message of each type goes first, which some consumer does not
-// have, and unless that shows in its inbox within 30 s nothing else is published.
+// have, and unless that shows in its inbox within 30 s nothing else is published. An error that comes later than the first
+// entry of the audit log has beside it what was done.
 func (o *Operator) ApplyReplay(ctx context.Context, req ApplyRequest) (Applied, error) {
 	done := Applied{Failed: []string{}, Audit: []AuditRef{}}
 	if err := req.Actor.check(); err != nil {
@@ -65,7 +66,8 @@ func (o *Operator) ApplyReplay(ctx context.Context, req ApplyRequest) (Applied, 
 		return done, err
 	}
 	err = r.run(ctx)
-	return done, errors.Join(err, r.log(context.WithoutCancel(ctx), "ended"))
+	err = errors.Join(err, r.log(context.WithoutCancel(ctx), "ended"))
+	return done, err
 }
 
 // storedPlan finds the request that a hash was made for.

@@ -26,7 +26,7 @@ func TestStatusOfAQuietTown(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
 	o := w.operator()
-	w.relay()
+	w.relayAll()
 	w.consumeAll()
 	w.write(order{Key: "a", N: 1}, order{Key: "b", N: 2})
 	w.quiet(o)
@@ -78,7 +78,7 @@ func TestStatusCountsByTheCursor(t *testing.T) {
 	if err := outbox.Append(t.Context(), late, order{Key: "late"}); err != nil {
 		t.Fatal(err)
 	}
-	stop := w.relay()
+	stop := w.relayAll()
 	w.write(order{Key: "early"})
 	w.quiet2(o)
 	stop()
@@ -145,7 +145,7 @@ func TestStatusShowsWhatIsStuck(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
 	o := w.operator()
-	w.relay()
+	w.relayAll()
 	w.consumeAll()
 	w.fail("billing", "bad", inbox.Permanent(errors.New("no such customer")))
 	w.fail("mail", "bad", errors.New("not now"))
@@ -175,7 +175,7 @@ func TestStatusAsksTheBroker(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
 	o := w.operator()
-	w.relay()
+	w.relayAll()
 	w.write(order{Key: "a"}, order{Key: "a"})
 	s := w.until(o, "both wait in the queue", func(s operate.Status) bool { return partition(s, operate.Inbox, "billing", "a").Lag == 2 })
 	if p := partition(s, operate.Inbox, "billing", "a"); !p.LagExact || p.LagSeconds != -1 || p.Dead != 0 || p.Database != "billing" || p.Owner != "" {

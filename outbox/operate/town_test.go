@@ -113,16 +113,25 @@ func (w *town) operator(change ...func(*operate.Config)) *operate.Operator {
 	return o
 }
 
-// relay runs a relay until stop.
+// relay runs a relay of the shop until stop; the consumers write nothing.
 func (w *town) relay() (stop func()) {
+	return w.relayOf(relay.Database{Name: "shop", URL: w.shop.RelayURL})
+}
+
+// relayAll runs a relay of every database until stop.
+func (w *town) relayAll() (stop func()) {
+	return w.relayOf(
+		relay.Database{Name: "shop", URL: w.shop.RelayURL}, relay.Database{Name: "billing", URL: w.billing.RelayURL}, relay.Database{Name: "mail", URL: w.mail.RelayURL})
+}
+
+func (w *town) relayOf(databases ...relay.Database) (stop func()) {
 	w.t.Helper()
 	pub, err := rabbitmq.NewPublisher(rabbitmq.PublisherConfig{URL: w.amqp, Exchange: w.topology.Exchange, ReconnectMax: 200 * time.Millisecond}, silent)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	r, err := relay.New(relay.Config{
-		Databases: []relay.Database{{Name: "shop", URL: w.shop.RelayURL}, {Name: "billing", URL: w.billing.RelayURL}, {Name: "mail", URL: w.mail.RelayURL}},
-		Publisher: pub, RoutingKey: w.topology.RoutingKey, Label: "the relay",
+		Databases: databases, Publisher: pub, RoutingKey: w.topology.RoutingKey, Label: "the relay",
 		Classify: func(err error) relay.Class {
 			if errors.Is(err, rabbitmq.ErrUnroutable) {
 				return relay.Unroutable

@@ -223,10 +223,6 @@ func (w *work) run(ctx context.Context) error {
 	if err := w.all(ctx); err != nil || len(w.waiting) == 0 {
 		return err
 	}
-	if w.command.DryRun {
-		w.leave(w.waiting, nil)
-		return nil
-	}
 	for pause := 5 * time.Millisecond; len(w.waiting) > 0 && time.Since(began) < w.cfg.Patience; pause = min(2*pause, 250*time.Millisecond) {
 		if err := sleep(ctx, min(pause/2+rand.N(pause), w.cfg.Patience-time.Since(began))); err != nil {
 			return err

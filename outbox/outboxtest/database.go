@@ -40,10 +40,11 @@ func NewDatabase(tb testing.TB, source string, schemas ...string) *Database {
 	defer cancel()
 	db := &Database{Name: "tw_test_" + strings.ReplaceAll(uuid.NewString(), "-", "")[:20]}
 	exec(ctx, tb, servers.PostgresURL,
-		fmt.Sprintf(`SELECT pg_advisory_lock(%d)`, templateLock), // one copy of a template at a time
+		fmt.Sprintf(`SELECT pg_advisory_lock_shared(%d)`, templateLock), // copies keep off migrations, not off each other
 		`CREATE DATABASE `+db.Name+` TEMPLATE `+template.Name,
 		`REVOKE ALL ON DATABASE `+db.Name+` FROM PUBLIC`,
-		`GRANT CONNECT ON DATABASE `+db.Name+` TO `+template.Login+`, `+template.Login+`_relay, `+template.Login+`_operator`)
+		`GRANT CONNECT ON DATABASE `+db.Name+` TO `+template.Login+`, `+template.Login+`_relay, `+template.Login+`_operator`,
+		fmt.Sprintf(`SELECT pg_advisory_unlock_shared(%d)`, templateLock))
 	db.AdminURL = mustURL(tb, servers.PostgresURL, db.Name, "")
 	db.ServiceURL = mustURL(tb, servers.PostgresURL, db.Name, template.Login)
 	db.RelayURL = mustURL(tb, servers.PostgresURL, db.Name, template.Login+"_relay")
@@ -78,7 +79,7 @@ func mustURL(tb testing.TB, admin, database, login string) string {
 	return url
 }
 
-// templateLock keeps two copies of one template apart: PostgreSQL refuses to copy a database in use.
+// templateLock keeps copies of a template and its migration apart: PostgreSQL refuses to copy a database in use.
 const templateLock = 0x74656d706c617465
 
 var (
@@ -124,16 +125,49 @@ func freshTemplate(ctx context.Context, adminURL string, plan schema.Plan) error
 	return schema.Migrate(ctx, adminURL, plan, slog.New(slog.DiscardHandler))
 }
 
+// exec runs the statements on one of the process's administrator connections: a new one costs as much as a copy of a
+// small database.
 func exec(ctx context.Context, tb testing.TB, url string, statements ...string) {
 	tb.Helper()
-	conn, err := pgx.Connect(ctx, url)
+	conn, err := adminConn(ctx, url)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	for _, s := range statements {
 		if _, err := conn.Exec(ctx, s); err != nil {
+			_ = conn.Close(context.WithoutCancel(ctx)) // and with it its locks
 			tb.Fatalf("%s: %v", s, err)
 		}
 	}
+	adminMu.Lock()
+	defer adminMu.Unlock()
+	adminIdle[url] = append(adminIdle[url], conn)
+}
+
+var (
+	adminMu   sync.Mutex
+	adminIdle = map[string][]*pgx.Conn{} // as many as were in use at once; they end with the process
+)
+
+// adminConn takes an idle connection that still answers, or makes one.
+func adminConn(ctx context.Context, url string) (*pgx.Conn, error) {
+	for conn := idleConn(url); conn != nil; conn = idleConn(url) {
+		if conn.Ping(ctx) == nil {
+			return conn, nil
+		}
+		_ = conn.Close(context.WithoutCancel(ctx))
+	}
+	return pgx.Connect(ctx, url)
+}
+
+func idleConn(url string) *pgx.Conn {
+	adminMu.Lock()
+	defer adminMu.Unlock()
+	idle := adminIdle[url]
+	if len(idle) == 0 {
+		return nil
+	}
+	conn := idle[len(idle)-1]
+	adminIdle[url] = idle[:len(idle)-1]
+	return conn
 }

@@ -45,7 +45,8 @@
 //
 // A message that fails otherwise (see [Class]) goes to outbox.stuck, and so do the later ones of its key, in the statement
 // that moves the cursor past them. Until then, 200 ms at most, they are decided in memory alone, so that a key that fails
-// for long costs the others nothing.
+// for long costs the others nothing: up to 100,000 stuck keys of a partition are known in memory. When there are more, every
+// read of up to 1,000 messages asks which of its keys are stuck.
 //
 //	                    a route's fault                     the route's probe goes through
 //	breaker closed ---------------------> breaker open -----------------------------------> draining

@@ -250,7 +250,9 @@ func (p *pump) resume(ctx context.Context) error {
 }
 
 func (p *pump) relayRows(ctx context.Context, rows []row) error {
-	p.admit(rows)
+	if err := p.admit(ctx, rows); err != nil {
+		return err
+	}
 	return p.finish(ctx)
 }
 
@@ -269,7 +271,9 @@ func (p *pump) relayLarge(ctx context.Context, w window, in span) error {
 			if len(rows) > 0 {
 				part.after = rows[len(rows)-1].ID
 			}
-			p.admit(rows)
+			if err := p.admit(ctx, rows); err != nil {
+				return err
+			}
 			if len(p.stuck.moving) >= maxMoving { // a page that is wholly blocked comes to no turn
 				if err := p.keep(ctx); err != nil {
 					return err
@@ -306,7 +310,10 @@ func (p *pump) finish(ctx context.Context) error {
 
 // admit queues rows behind what is there, each key in its lane. Keys with stuck messages join those, and so do keys that
 // come to a route whose breaker is open.
-func (p *pump) admit(rows []row) {
+func (p *pump) admit(ctx context.Context, rows []row) error {
+	if err := p.foresee(ctx, rows); err != nil {
+		return err
+	}
 	for i := range rows {
 		e := &entry{id: rows[i].ID, row: &rows[i], inherits: p.looks <= 1}
 		p.bytes += e.row.size()
@@ -325,6 +332,7 @@ func (p *pump) admit(rows []row) {
 		}
 	}
 	p.advance()
+	return nil
 }
 
 // hold lets an entry wait behind others of its key; beyond a bound only its id is kept.

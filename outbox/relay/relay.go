@@ -55,6 +55,8 @@ type Config struct {
 	QueryTimeout time.Duration
 	// LeaseInterval and LeaseTimeout are those of package lease.
 	LeaseInterval, LeaseTimeout time.Duration
+
+	stuckKeys int // that a partition's pump knows; a test may want few
 }
 
 func (c *Config) check() error {
@@ -84,6 +86,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.InFlight <= 0 {
 		c.InFlight = 250
+	}
+	if c.stuckKeys <= 0 {
+		c.stuckKeys = maxStuckKeys
 	}
 	if c.Classify == nil {
 		c.Classify = func(error) Class { return "" }

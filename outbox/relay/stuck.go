@@ -33,12 +33,21 @@ const (
 	probeKeys  = 50                     // keys looked at, for each reason to look at one ...
 	probeRows  = 20                     // ... and messages of each
 	sweepEvery = time.Second            // between two rounds over all stuck keys
+	sweepPage  = 1000                   // keys of a round that are read at a time, when they are too many to know
 )
+
+// maxStuckKeys bounds the stuck keys of a partition that a pump knows, but for those of the messages at hand: tens of MiB.
+const maxStuckKeys = 100_000
 
 // stuck is what a pump knows of outbox.stuck: a message that fails goes there with all later ones of its key, in the
 // transaction that moves the cursor past them, so that nobody else waits for them.
+//
+// It knows all stuck keys while they are at most Config.stuckKeys. When there are more it asks outbox.stuck about the keys of
+// the rows that it reads, a query for each read, and goes its rounds over the keys page by page, until they are half as many
+// as it may know.
 type stuck struct {
-	keys     map[string]bool    // have rows there, or messages in moving
+	keys     map[string]bool    // have rows there, or messages in moving; these are all, unless there are too many
+	many     bool               // there are too many
 	routes   map[string]*route  // by topic: those that do not take everything
 	moving   []int64            // decided, to be stored there with the cursor
 	failures map[int64]*failure // of messages in moving
@@ -48,6 +57,8 @@ type stuck struct {
 	timer    *time.Timer      // until the next look, within a window
 	sweep    []string         // keys left of a round over all
 	swept    time.Time        // when the round began
+	passed   string           // of a round page by page, the last key that was read ...
+	counted  int              // ... and how many
 	claimed  []int64          // rows of the look
 	lanes    map[string]*lane // keys that are being tried
 	flying   int              // given to the router and not yet answered
@@ -83,10 +94,58 @@ func newStuck() stuck {
 
 // recall reads which keys and routes are stuck.
 func (p *pump) recall(ctx context.Context) (err error) {
-	if p.stuck.keys, err = p.sess.stuckKeys(ctx); err != nil || len(p.stuck.keys) == 0 {
+	if err := p.recallKeys(ctx); err != nil || len(p.stuck.keys) == 0 && !p.stuck.many {
 		return err
 	}
 	p.stuck.routes, err = p.sess.stuckRoutes(ctx)
+	return err
+}
+
+// recallKeys reads all stuck keys, if they are not too many. Nothing is moving.
+func (p *pump) recallKeys(ctx context.Context) (err error) {
+	if p.stuck.keys, err = p.sess.stuckKeys(ctx, p.cfg.stuckKeys+1); err != nil {
+		return err
+	}
+	many := len(p.stuck.keys) > p.cfg.stuckKeys
+	switch {
+	case many:
+		clear(p.stuck.keys)
+		p.crowded()
+	case p.stuck.many:
+		p.log.Info("all stuck keys are known again", "stuck_keys", len(p.stuck.keys))
+	}
+	p.stuck.many = many
+	return nil
+}
+
+// crowded begins to ask about keys.
+func (p *pump) crowded() {
+	if !p.stuck.many {
+		p.log.Warn("too many keys are stuck to know them all, every read of messages asks for its own", "most", p.cfg.stuckKeys)
+		p.stuck.many, p.stuck.passed, p.stuck.counted = true, "", 0
+	}
+}
+
+// foresee sees to it that of the rows' keys the stuck ones are known.
+func (p *pump) foresee(ctx context.Context, rows []row) error {
+	if !p.stuck.many && len(p.stuck.keys) <= p.cfg.stuckKeys {
+		return nil
+	}
+	p.crowded()
+	if len(p.stuck.keys) > p.cfg.stuckKeys {
+		if err := p.keep(ctx); err != nil { // moving may hold some of them
+			return err
+		}
+		clear(p.stuck.keys)
+	}
+	asked := map[string]bool{}
+	for i := range rows {
+		if !p.stuck.keys[rows[i].Key] {
+			asked[rows[i].Key] = true
+		}
+	}
+	found, err := p.sess.stillStuck(ctx, slices.Collect(maps.Keys(asked)))
+	maps.Copy(p.stuck.keys, found)
 	return err
 }
 
@@ -181,7 +240,7 @@ func (p *pump) trip(e *entry, f *failure, about []any) {
 
 // untilLook is how long it takes until stuck messages should be looked at, and for ever while none are or some go.
 func (p *pump) untilLook() time.Duration {
-	if len(p.stuck.keys) == 0 || len(p.stuck.lanes) > 0 {
+	if len(p.stuck.keys) == 0 && !p.stuck.many || len(p.stuck.lanes) > 0 {
 		return 1<<63 - 1
 	}
 	return time.Until(p.stuck.look)
@@ -208,6 +267,9 @@ func (p *pump) probe(ctx context.Context) error {
 		}
 	}
 	began := time.Now()
+	if err := p.round(ctx, began); err != nil {
+		return err
+	}
 	w := p.wanted(began)
 	found, all, err := p.sess.claim(ctx, w)
 	if err != nil {
@@ -227,6 +289,36 @@ func (p *pump) probe(ctx context.Context) error {
 	}
 	p.forget(w, all)
 	return p.settle(ctx)
+}
+
+// round begins another round over all stuck keys, or goes on with one that is done page by page, when it is time. Nothing is
+// moving.
+func (p *pump) round(ctx context.Context, now time.Time) (err error) {
+	begins := p.stuck.passed == ""
+	if len(p.stuck.sweep) > 0 || begins && now.Sub(p.stuck.swept) <= sweepEvery {
+		return nil
+	}
+	if begins {
+		p.stuck.swept = now
+	}
+	if !p.stuck.many {
+		p.stuck.sweep = slices.Collect(maps.Keys(p.stuck.keys))
+		return nil
+	}
+	if p.stuck.sweep, err = p.sess.stuckKeysAfter(ctx, p.stuck.passed, sweepPage); err != nil {
+		return err
+	}
+	n := len(p.stuck.sweep)
+	if p.stuck.counted += n; n == sweepPage {
+		p.stuck.passed = p.stuck.sweep[n-1]
+		return nil
+	}
+	few := p.stuck.counted <= p.cfg.stuckKeys/2
+	p.stuck.passed, p.stuck.counted = "", 0
+	if few {
+		return p.recallKeys(ctx)
+	}
+	return nil
 }
 
 // wanted says where to look for stuck messages that may go.
@@ -249,9 +341,6 @@ func (p *pump) wanted(now time.Time) (w wanted) {
 				w.probes = append(w.probes, topic)
 			}
 		}
-	}
-	if len(p.stuck.sweep) == 0 && now.Sub(p.stuck.swept) > sweepEvery {
-		p.stuck.sweep, p.stuck.swept = slices.Collect(maps.Keys(p.stuck.keys)), now
 	}
 	n := min(probeKeys, len(p.stuck.sweep))
 	w.keys, p.stuck.sweep = p.stuck.sweep[:n], p.stuck.sweep[n:]

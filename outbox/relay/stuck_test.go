@@ -3,6 +3,7 @@ package relay_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -89,6 +90,78 @@ func TestAFailingKeyWaitsAlone(t *testing.T) {
 	appendNotes(t, db, several("bad", 45, 50)...)
 	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 450 }, "the key goes its ordinary way")
 	assertCommitOrder(t, db, rec)
+}
+
+// More keys are stuck than a pump may know: the later messages of each wait all the same, over a restart, what waits is found
+// in rounds, and when few are left they are known again.
+func TestMoreStuckKeysThanMayBeKnown(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	rec := newRecorder()
+	var broken atomic.Bool
+	broken.Store(true)
+	rec.fail = func(msg *message.Message) error {
+		if broken.Load() && strings.HasPrefix(msg.Metadata.Get(outbox.HeaderSubject), "bad") {
+			return errOwn
+		}
+		return nil
+	}
+	logs := &lines{}
+	cfg := classified(config(db, rec))
+	cfg.Logger = slog.New(slog.NewTextHandler(logs, nil))
+	relay.LimitStuckKeys(&cfg, 2)
+	const keys = 10 * outbox.Partitions
+	all := func(n int) (events []outbox.Event) {
+		for k := range keys {
+			events = append(events, note{fmt.Sprint("bad", k), n}, note{fmt.Sprint("good", k), n})
+		}
+		return events
+	}
+	stop := start(t, cfg)
+	appendNotes(t, db, all(0)...)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `true`) == keys }, "the first messages are stuck")
+	appendNotes(t, db, all(1)...)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `attempts = 0`) == keys }, "later ones wait behind them")
+	if n := logs.count("too many keys are stuck"); n != outbox.Partitions {
+		t.Errorf("%d partitions say that too many keys are stuck", n)
+	}
+	stop()
+	appendNotes(t, db, all(2)...)
+	stop = start(t, cfg)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return stuckCount(t, db, `attempts = 0`) == 2*keys }, "and after a restart")
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 3*keys }, "all others are relayed")
+	// What nobody says is due is found in a round.
+	if _, err := db.Exec(t.Context(), `UPDATE outbox.stuck SET next_attempt = NULL, parked = true`); err != nil {
+		t.Fatal(err)
+	}
+	broken.Store(false)
+	if _, err := db.Exec(t.Context(), `UPDATE outbox.stuck SET next_attempt = NULL, parked = false`); err != nil {
+		t.Fatal(err)
+	}
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 6*keys && stuckCount(t, db, `true`) == 0 }, "all go on")
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return logs.count("all stuck keys are known again") == outbox.Partitions }, "few are stuck")
+	appendNotes(t, db, all(3)...)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { n, _ := rec.distinct(); return n == 8*keys }, "keys go their ordinary way")
+	stop()
+	assertCommitOrder(t, db, rec)
+}
+
+// lines is a log.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.text.String(), text)
 }
 
 // A route that takes nothing stops what comes to it, with one attempt for all, over a restart, and heals in order.
@@ -273,9 +346,67 @@ func TestAMessageThatCannotGoIsParked(t *testing.T) {
 	assertCommitOrder(t, db, rec)
 }
 
+// An operator takes a message from a relay that seems dead and parks it. The failure of an attempt that was under way does
+// not touch it any more.
+func TestAnAttemptOvertakenByAnOperatorWritesNothing(t *testing.T) {
+	t.Parallel()
+	db := outboxtest.NewDatabase(t, "notes")
+	rec := newRecorder()
+	var tries atomic.Int32
+	var overtaken atomic.Bool
+	rec.fail = func(msg *message.Message) error {
+		if msg.Metadata.Get(outbox.HeaderSubject) != "bad" {
+			return nil
+		}
+		if tries.Add(1) > 3 && !overtaken.Swap(true) {
+			outboxtest.Eventually(t, 30*time.Second, func() bool { return parkAsDead(t, db, msg.UUID) }, "the message is parked")
+		}
+		return errOwn
+	}
+	start(t, classified(config(db, rec)))
+	appendNotes(t, db, several("bad", 0, 2)...)
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return overtaken.Load() && stuckCount(t, db, `claim IS NOT NULL`) == 0 }, "an overtaken attempt ends")
+	if n := stuckCount(t, db, `parked AND error = 'parked by an operator' AND next_attempt IS NULL AND exposed`); n != 1 {
+		t.Error("the relay changed what an operator parked")
+	}
+	if n := stuckCount(t, db, `true`); n != 2 {
+		t.Errorf("%d messages are stuck, want the parked one and the one behind it", n)
+	}
+}
+
+// parkAsDead parks a message as from the hand of a relay whose beat stands still.
+func parkAsDead(t *testing.T, db *outboxtest.Database, id string) bool {
+	t.Helper()
+	var verdict string
+	err := db.QueryRow(t.Context(), `
+		SELECT o.verdict FROM outbox.stuck AS s, outbox.operate('park', ARRAY[s.seq], ARRAY[s.attempts], ARRAY[s.parked],
+			ARRAY(SELECT beat FROM outbox.leases WHERE pool = 'relay' ORDER BY partition), NULL, NULL, false, 'ann', 'test', '{}') AS o
+		WHERE s.uuid = $1`, id).Scan(&verdict)
+	if err != nil {
+		t.Error(err)
+		return true
+	}
+	if verdict != "ok" {
+		return false // the beat moved, or the cursor has not passed it yet
+	}
+	if _, err := db.Exec(t.Context(), `UPDATE outbox.stuck SET error = 'parked by an operator' WHERE uuid = $1`, id); err != nil {
+		t.Error(err)
+	}
+	return true
+}
+
 // Faults of every kind at random, and connections that break meanwhile: nothing is lost, no key is out of order.
 func TestFaultsOfEveryKindLoseNothing(t *testing.T) {
 	t.Parallel()
+	for name, stuckKeys := range map[string]int{"all stuck keys are known": 0, "most stuck keys are not known": 2} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			faultsOfEveryKind(t, stuckKeys)
+		})
+	}
+}
+
+func faultsOfEveryKind(t *testing.T, stuckKeys int) {
 	db := outboxtest.NewDatabase(t, "notes")
 	rec := newRecorder()
 	var calm atomic.Bool
@@ -295,6 +426,7 @@ func TestFaultsOfEveryKindLoseNothing(t *testing.T) {
 	}
 	cfg := classified(config(db, rec))
 	cfg.InFlight = 20 // rows beyond it are read again
+	relay.LimitStuckKeys(&cfg, stuckKeys)
 	start(t, cfg)
 	var writers sync.WaitGroup
 	const keys, each = 40, 50

@@ -69,21 +69,22 @@ func (s *session) divert(ctx context.Context, st state, ids []int64, failures ma
 		relayed, target, st.lastID, ids, attempts, classes, texts, parked, exposed, pauses, s.build)
 }
 
-// failStuck records another failure of a stuck message.
+// failStuck records another failure of a stuck message, unless an operator has taken it out of this relay's hand, which
+// seemed dead: what the operator did stands.
 func (s *session) failStuck(ctx context.Context, f *failure) error {
 	return s.fenced(ctx, "record a failure", `, failed AS (
 			UPDATE outbox.stuck
 			SET attempts = $6, class = $7, error = $8, fingerprint = $7 || ' ' || topic, build = $12, parked = parked OR $9, exposed = exposed OR $11,
 			    next_attempt = clock_timestamp() + make_interval(secs => $10), claim = NULL
-			WHERE seq = $5 AND EXISTS (SELECT FROM held)
+			WHERE seq = $5 AND claim = $3 AND EXISTS (SELECT FROM held)
 		)
 		SELECT FROM held`, f.seq, f.attempts, string(f.class), f.text, f.class.parks(), f.pause.Seconds(), f.exposed, s.build)
 }
 
-// exposeStuck notes that nobody knows what became of an attempt.
+// exposeStuck notes that nobody knows what became of an attempt. Who takes the message out of this relay's hand notes it too.
 func (s *session) exposeStuck(ctx context.Context, seq int64) error {
 	return s.fenced(ctx, "record an attempt", `, tried AS (
-			UPDATE outbox.stuck SET exposed = true, claim = NULL WHERE seq = $5 AND EXISTS (SELECT FROM held)
+			UPDATE outbox.stuck SET exposed = true, claim = NULL WHERE seq = $5 AND claim = $3 AND EXISTS (SELECT FROM held)
 		)
 		SELECT FROM held`, seq)
 }
@@ -108,9 +109,21 @@ func nonNil[T any](list []T) []T {
 	return list
 }
 
-// stuckKeys reads all keys that have stuck messages.
-func (s *session) stuckKeys(ctx context.Context) (map[string]bool, error) {
-	return s.set(ctx, `SELECT DISTINCT key FROM outbox.stuck WHERE partition = $1`, s.held.Partition)
+// stuckKeys reads keys that have stuck messages, up to so many.
+func (s *session) stuckKeys(ctx context.Context, most int) (map[string]bool, error) {
+	return s.set(ctx, `SELECT DISTINCT key FROM outbox.stuck WHERE partition = $1 LIMIT $2`, s.held.Partition, most)
+}
+
+// stuckKeysAfter reads the next keys that have stuck messages, in order, a look into the index for each key of any partition.
+func (s *session) stuckKeysAfter(ctx context.Context, after string, most int) ([]string, error) {
+	return s.keys(ctx, `
+		WITH RECURSIVE k AS (
+			(SELECT s.key, s.partition FROM outbox.stuck AS s WHERE s.key > $2 ORDER BY s.key LIMIT 1)
+			UNION ALL
+			SELECT n.key, n.partition FROM k, LATERAL (
+				SELECT s.key, s.partition FROM outbox.stuck AS s WHERE s.key > k.key ORDER BY s.key LIMIT 1) AS n
+		)
+		SELECT key FROM k WHERE partition = $1 LIMIT $3`, s.held.Partition, after, most)
 }
 
 // stillStuck reads which of the keys have stuck messages.
@@ -119,6 +132,18 @@ func (s *session) stillStuck(ctx context.Context, keys []string) (map[string]boo
 }
 
 func (s *session) set(ctx context.Context, text string, args ...any) (map[string]bool, error) {
+	found, err := s.keys(ctx, text, args...)
+	if err != nil {
+		return nil, err
+	}
+	keys := make(map[string]bool, len(found))
+	for _, key := range found {
+		keys[key] = true
+	}
+	return keys, nil
+}
+
+func (s *session) keys(ctx context.Context, text string, args ...any) ([]string, error) {
 	ctx, cancel := s.detached(ctx)
 	defer cancel()
 	rows, err := s.conn.Query(ctx, text, args...)
@@ -129,11 +154,7 @@ func (s *session) set(ctx context.Context, text string, args ...any) (map[string
 	if err != nil {
 		return nil, fmt.Errorf("read the stuck keys: %w", err)
 	}
-	keys := map[string]bool{}
-	for _, key := range found {
-		keys[key] = true
-	}
-	return keys, nil
+	return found, nil
 }
 
 // stuckRoutes reads which breakers are open: those of the topics whose messages wait for their route.

@@ -386,9 +386,10 @@ type DeadMessage struct {
 
 // DeadResult defines model for DeadResult.
 type DeadResult struct {
-	Changed int  `json:"changed"`
-	DryRun  bool `json:"dryRun"`
-	Matched int  `json:"matched"`
+	Audit   []AuditRef `json:"audit"`
+	Changed int        `json:"changed"`
+	DryRun  bool       `json:"dryRun"`
+	Matched int        `json:"matched"`
 }
 
 // Detail defines model for Detail.
@@ -618,7 +619,12 @@ type Probe struct {
 
 // Problem defines model for Problem.
 type Problem struct {
-	Detail string `json:"detail"`
+	// Applied What a replay did before it ended early; absent if it had not begun
+	Applied *Applied `json:"applied,omitempty"`
+
+	// Dead What a redrive or discard did before it ended early; absent if it had not begun
+	Dead   *DeadResult `json:"dead,omitempty"`
+	Detail string      `json:"detail"`
 
 	// Field The parameter or member at fault
 	Field string `json:"field,omitempty,omitzero"`

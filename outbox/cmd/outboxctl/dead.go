@@ -102,17 +102,7 @@ func (a *app) deadVerb(verb string) *cobra.Command {
 			if limit < 1 || limit > 10_000 {
 				return usagef("--limit is %d: want 1 to 10000", limit)
 			}
-			return change(c.Context(), a, question, func(ctx context.Context, dry bool) (api.DeadResult, error) {
-				return a.deadPieces(ctx, dry, all, limit, past, func(ctx context.Context, dry bool, limit int) (api.DeadResult, error) {
-					body := api.DeadCommand{Queue: args[0], Fingerprints: args[1:], Limit: limit, Reason: a.because(dry)}
-					return call[api.DeadResult](ctx, a, func(ctx context.Context, c *api.Client) (*http.Response, error) {
-						if verb == "discard" {
-							return c.DiscardDead(ctx, &api.DiscardDeadParams{DryRun: dry}, body)
-						}
-						return c.RedriveDead(ctx, &api.RedriveDeadParams{DryRun: dry}, body)
-					})
-				})
-			}, func(r api.DeadResult) (bool, error) {
+			show := func(r api.DeadResult) (bool, error) {
 				if done, err := a.json(r); done {
 					return r.Changed > 0, err
 				}
@@ -120,10 +110,20 @@ func (a *app) deadVerb(verb string) *cobra.Command {
 				if r.DryRun {
 					a.printf("dry run: %s, %d would be %s\n", fits, r.Changed, past)
 				} else {
-					a.printf("%s, %d %s\n", fits, r.Changed, past)
+					a.printf("%s, %d %s%s\n", fits, r.Changed, past, audited(r.Audit))
 				}
 				return r.Changed > 0, nil
-			})
+			}
+			return change(c.Context(), a, question, func(ctx context.Context, dry bool) (api.DeadResult, error) {
+				r, err := a.deadPieces(ctx, dry, all, limit, past, func(ctx context.Context, dry bool, limit int) (api.DeadResult, error) {
+					return a.deadPiece(ctx, verb, dry, api.DeadCommand{Queue: args[0], Fingerprints: args[1:], Limit: limit, Reason: a.because(dry)})
+				})
+				if err != nil && len(r.Audit) > 0 {
+					_, unshown := show(r)
+					err = errors.Join(unshown, err)
+				}
+				return r, err
+			}, show)
 		},
 	}
 	c.Flags().BoolVar(&all, "all", false, "the whole queue")
@@ -131,8 +131,23 @@ func (a *app) deadVerb(verb string) *cobra.Command {
 	return a.changes(c)
 }
 
-// deadPiece is how many dead letters one request takes: the API has time for so many.
-const deadPiece = 500
+// deadPiece is one request. An error has beside it what was done, as far as the API says so.
+func (a *app) deadPiece(ctx context.Context, verb string, dry bool, body api.DeadCommand) (api.DeadResult, error) {
+	r, err := call[api.DeadResult](ctx, a, func(ctx context.Context, c *api.Client) (*http.Response, error) {
+		if verb == "discard" {
+			return c.DiscardDead(ctx, &api.DiscardDeadParams{DryRun: dry}, body)
+		}
+		return c.RedriveDead(ctx, &api.RedriveDeadParams{DryRun: dry}, body)
+	})
+	var told *apiError
+	if errors.As(err, &told) && told.Dead != nil {
+		r = *told.Dead
+	}
+	return r, err
+}
+
+// deadPieceSize is how many dead letters one request takes: the API has time for so many.
+const deadPieceSize = 500
 
 // deadPieces takes a whole queue piece by piece, the oldest first, as many as there were at the beginning: what was sent
 // back and is dead again stands behind them. Ctrl-C ends it behind the piece that is under way.
@@ -141,18 +156,18 @@ func (a *app) deadPieces(ctx context.Context, dry, all bool, limit int, past str
 		return do(ctx, dry, limit)
 	}
 	would, err := do(ctx, true, limit)
-	sum := api.DeadResult{}
+	sum := api.DeadResult{Audit: []api.AuditRef{}}
 	if err != nil {
 		return sum, err
 	}
 	progress := &bar{a: a}
 	defer progress.end()
 	for sum.Matched < would.Matched {
-		r, err := do(context.WithoutCancel(ctx), false, min(deadPiece, would.Matched-sum.Matched))
+		r, err := do(context.WithoutCancel(ctx), false, min(deadPieceSize, would.Matched-sum.Matched))
 		if err == nil && ctx.Err() != nil && r.Matched < would.Matched-sum.Matched {
 			err = errors.New("interrupted")
 		}
-		sum.Matched, sum.Changed = sum.Matched+r.Matched, sum.Changed+r.Changed
+		sum.Matched, sum.Changed, sum.Audit = sum.Matched+r.Matched, sum.Changed+r.Changed, append(sum.Audit, r.Audit...)
 		if err != nil {
 			return sum, fmt.Errorf("%w, after %d of %d were %s; the same command goes on with the rest", err, sum.Changed, would.Matched, past)
 		}

@@ -200,6 +200,23 @@ func TestDeadLetters(t *testing.T) {
 	w.want(0, yes("dead discard billing.1 --all"), "1 dead letter fits, 1 removed")
 	w.want(1, yes("dead discard billing.1 --all"), "0 dead letters fit, 0 removed")
 	w.want(0, words("audit list -d billing"), "dead.discard", "dead.redrive", "olaf")
+	// What ends early tells what it did.
+	w.publish("billing.1", "rubbish")
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return len(list()) == 1 }, "another dead letter")
+	w.endBroken(w.inboxes["billing"])
+	w.want(1, yes("dead redrive billing.1 "+list()[0].Fingerprint), "1 dead letter fits, 1 sent back (audit billing/", "outboxctl: an internal error")
+	outboxtest.Eventually(t, 30*time.Second, func() bool { return len(list()) == 1 }, "it is dead again")
+	r := w.run(append(yes("dead discard billing.1 --all"), "-o", "json")...)
+	r.check(t, 1, nil, "an internal error", ", after 1 of 1 were removed")
+	if err := json.Unmarshal([]byte(r.out), &done); err != nil || done.Changed != 1 || len(done.Audit) != 1 {
+		t.Errorf("%v: %+v", err, done)
+	}
+}
+
+// endBroken lets the audit log refuse to note the end of what was begun.
+func (w *town) endBroken(db *outboxtest.Database) {
+	w.t.Helper()
+	w.exec(db, `ALTER TABLE ops.audit ADD CONSTRAINT no_end CHECK (detail ->> 'stage' IS DISTINCT FROM 'ended') NOT VALID`)
 }
 
 // asJSONYes is asJSON of a command that changes something.
@@ -267,6 +284,9 @@ func TestReplayingWhatWasRelayed(t *testing.T) {
 	w.want(0, yes("replay apply "+plan.Hash), "1 message published, 0 canaries (audit shop/")
 	w.want(0, words("audit list -d shop"), "replay.apply")
 	w.viewer.want(0, words("replay plan -d shop --from 1h --key nothing"), "publishes    0 messages", "nothing would be published")
+	// What ends early tells what it did.
+	w.endBroken(w.shop)
+	w.want(1, yes("replay apply "+plan.Hash), "1 message published, 0 canaries (audit shop/", "outboxctl: an internal error")
 }
 
 func TestRebaseAfterARestore(t *testing.T) {

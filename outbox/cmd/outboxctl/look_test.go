@@ -53,8 +53,6 @@ func newTrouble(t *testing.T) *trouble {
 // settle makes what changes by itself stand still: the route's probes, and ages.
 func (w *trouble) settle() {
 	w.t.Helper()
-	// A probe of its route that was under way may have told of its own failure.
-	w.exec(w.shop, `UPDATE outbox.stuck SET `+tooLarge+` WHERE uuid = $1`, w.odd)
 	w.exec(w.shop, `UPDATE outbox.stuck SET attempts = 3, fingerprint = class || ' ' || topic WHERE attempts > 0`)
 	w.age()
 }

@@ -118,21 +118,29 @@ func (a *app) replayApply() *cobra.Command {
 			}
 			body.Reason = a.reason
 			done, err := a.apply(c.Context(), args[0], body)
-			if err != nil {
-				return err
+			if err == nil {
+				return notClean(len(done.Failed) == 0, a.showApplied(done))
 			}
-			if shown, err := a.json(done); shown {
-				return notClean(len(done.Failed) == 0, err)
+			var told *apiError
+			if errors.As(err, &told) && told.Applied != nil {
+				err = errors.Join(a.showApplied(*told.Applied), err)
 			}
-			a.printf("%s published, %s%s\n", plural(done.Published, "message", "messages"), plural(done.Canaries, "canary", "canaries"), audited(done.Audit))
-			for _, f := range done.Failed {
-				a.printf("  failed: %s\n", plain(f))
-			}
-			return notClean(len(done.Failed) == 0, nil)
+			return err
 		},
 	}
 	c.Flags().BoolVar(&body.Canary, "canary", false, "one message of each type first, until a consumer has it")
 	return a.changes(c)
+}
+
+func (a *app) showApplied(done api.Applied) error {
+	if shown, err := a.json(done); shown {
+		return err
+	}
+	a.printf("%s published, %s%s\n", plural(done.Published, "message", "messages"), plural(done.Canaries, "canary", "canaries"), audited(done.Audit))
+	for _, f := range done.Failed {
+		a.printf("  failed: %s\n", plain(f))
+	}
+	return nil
 }
 
 // apply follows the stream of a replay to its last line.

@@ -447,17 +447,26 @@ func (w *town) newest(name string) string {
 	return id
 }
 
-// tooLarge is what the relay stores about a message that no broker takes.
-const tooLarge = `class = 'too_large', error = 'its headers have 200000 bytes, the limit is 122880'`
-
-// odd commits a message that waits for an operator in the outbox.
+// odd commits a message that waits for an operator in the outbox. It is parked as operators do: under the partition's lock,
+// while no relay has it in hand.
 func (w *town) odd(name, key string) string {
 	w.t.Helper()
 	id := w.write(name, order{Kind: lost, Key: key})[0]
-	w.until(w.shop, `
-		WITH parked AS (UPDATE outbox.stuck SET parked = true, `+tooLarge+`, attempts = 1
-			WHERE uuid = $1 AND claim IS NULL RETURNING uuid)
-		SELECT EXISTS (SELECT FROM parked)`, id)
+	outboxtest.Eventually(w.t, 30*time.Second, func() bool {
+		var parked int64
+		err := pgx.BeginFunc(w.context(), w.shop, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(w.context(), `SELECT outbox.lock_stuck(partition) FROM outbox.stuck WHERE uuid = $1`, id); err != nil {
+				return err
+			}
+			tag, err := tx.Exec(w.context(), `
+				UPDATE outbox.stuck SET parked = true, next_attempt = NULL, class = 'too_large',
+					error = 'its headers have 200000 bytes, the limit is 122880', attempts = 1
+				WHERE uuid = $1 AND claim IS NULL`, id)
+			parked = tag.RowsAffected()
+			return err
+		})
+		return err == nil && parked == 1
+	}, "%s is parked", id)
 	return id
 }
 
