@@ -151,7 +151,7 @@ func (p *postgres) url(database string) string {
 	if database == "" {
 		database = "postgres"
 	}
-	return fmt.Sprintf("postgres://postgres:%s@%s/%s", p.password, local(p.port), database)
+	return fmt.Sprintf("postgres://postgres:%s@%s/%s?sslmode=disable", p.password, local(p.port), database)
 }
 
 // crash is kill -9 of the postmaster. Its backends see that and end; the restart waits for them.

@@ -260,7 +260,7 @@ func (w *world) servers(t *testing.T, kind string) []string {
 
 func (w *world) databaseURL(t *testing.T, address, service, login string) string {
 	t.Helper()
-	url, err := schema.URL("postgres://"+address, w.prefix+service, w.prefix+login, servicePassword)
+	url, err := schema.URL("postgres://"+address+"/?sslmode=disable", w.prefix+service, w.prefix+login, servicePassword)
 	if err != nil {
 		t.Fatal(err)
 	}

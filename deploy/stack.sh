@@ -192,7 +192,7 @@ pg_start() {
 	die "PostgreSQL does not start, see .run/postgres/log"
 }
 
-pg_url() { printf 'postgres://postgres:%s@127.0.0.1:%s/postgres' "$(secret postgres)" "$(cat "$pg/port")"; }
+pg_url() { printf 'postgres://postgres:%s@127.0.0.1:%s/postgres?sslmode=disable' "$(secret postgres)" "$(cat "$pg/port")"; }
 
 # --- RabbitMQ --------------------------------------------------------------------------------------------
 
@@ -367,7 +367,7 @@ up_postgres() {
 	docker)
 		docker_start postgres
 		say "PostgreSQL  docker compose, port $(cat "$run/docker.postgres")"
-		put TW_POSTGRES_URL "postgres://postgres:postgres@127.0.0.1:$(cat "$run/docker.postgres")/postgres"
+		put TW_POSTGRES_URL "postgres://postgres:postgres@127.0.0.1:$(cat "$run/docker.postgres")/postgres?sslmode=disable"
 		return
 		;;
 	install) install_packages postgresql ;;
