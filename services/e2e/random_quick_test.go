@@ -6,6 +6,6 @@ import "time"
 
 // randomBookings and randomPatience are for each style: how many bookings are made, and how long all of it may take.
 const (
-	randomBookings = 60
+	randomBookings = 30
 	randomPatience = 6 * time.Minute
 )
