@@ -80,7 +80,7 @@ func newAway(t *testing.T) *away {
 	a.database = outboxtest.NewProxy(t, a.ServiceURL)
 	a.broker = a.channel()
 	cfg := a.config()
-	cfg.Pool = outboxtest.NewPool(t, a.database.URL+"?connect_timeout=2")
+	cfg.Pool = outboxtest.NewPool(t, outboxtest.WithParameter(t, a.database.URL, "connect_timeout", "2"))
 	cfg.LeaseInterval, cfg.LeaseTimeout, cfg.Look = 0, 0, 0 // as in production
 	sub, err := rabbitmq.NewSubscriber(rabbitmq.SubscriberConfig{
 		URL: a.amqp, Outstanding: testBatch, Marshaler: counting{redelivered: &a.redelivered},

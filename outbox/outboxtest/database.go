@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -170,4 +171,17 @@ func idleConn(url string) *pgx.Conn {
 	conn := idle[len(idle)-1]
 	adminIdle[url] = idle[:len(idle)-1]
 	return conn
+}
+
+// WithParameter is a PostgreSQL URL with a parameter more, such as connect_timeout.
+func WithParameter(tb testing.TB, postgresURL, name, value string) string {
+	tb.Helper()
+	u, err := url.Parse(postgresURL)
+	if err != nil {
+		tb.Fatal("not a URL")
+	}
+	q := u.Query()
+	q.Set(name, value)
+	u.RawQuery = q.Encode()
+	return u.String()
 }

@@ -393,7 +393,7 @@ func TestPoolBounds(t *testing.T) {
 	if want := [3]string{"15s", "1min", pool.Config().ConnConfig.User}; err != nil || got != want {
 		t.Errorf("%v %v, want %v", got, err, want)
 	}
-	own := openPool(t, db.ServiceURL+"?statement_timeout=1000&application_name=mine")
+	own := openPool(t, outboxtest.WithParameter(t, outboxtest.WithParameter(t, db.ServiceURL, "statement_timeout", "1000"), "application_name", "mine"))
 	err = own.QueryRow(context.Background(), `SELECT current_setting('statement_timeout'), current_setting('application_name')`).Scan(&got[0], &got[1])
 	if err != nil || got[0] != "1s" || got[1] != "mine" {
 		t.Errorf("%v %v", got, err)
