@@ -34,7 +34,7 @@ var matrix = []row{
 	{number: 30, fault: "partition of every pair", inject: "the proxy off", proxied: true, run: partitions},
 	{number: 31, fault: "poison payload and headers", inject: "published past the outbox", alone: true, run: poison},
 	{number: 32, fault: "message kept past the ack timeout", inject: "consumer_timeout of 2 s and a locked row", run: ackTimeout},
-	{number: 33, fault: "clock one hour off", missing: "holds and payments go by the database's clock; no program takes another one"},
+	{number: 33, fault: "clock one hour off", missing: "holds and payments go by the database's clock, webhooks by their program's, and none can be set apart from the machine's"},
 	{number: 34, fault: "retention during lag", inject: "run with the clock two days ahead", run: retentionDuringLag},
 	{number: 35, fault: "eight processes migrate at once", inject: "start them", alone: true, migrants: 8, run: migratedTogether},
 	{number: 36, fault: "rolling upgrade", missing: "no contract has a second version yet"},

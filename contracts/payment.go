@@ -82,7 +82,7 @@ func (p PaymentFailure) Valid() bool {
 	return false
 }
 
-// PaymentPreparationFailed says that a booking cannot be paid. There is no payment of it, and will be none.
+// PaymentPreparationFailed says that a booking cannot be paid: its payment was not opened, and will not be.
 type PaymentPreparationFailed struct {
 	BookingID string             `json:"bookingId"`
 	Reason    PreparationFailure `json:"reason"`
@@ -132,7 +132,7 @@ func (e PaymentCompleted) Validate() error {
 	)
 }
 
-// PaymentFailed says that a payment was tried and will not succeed. Nothing was captured.
+// PaymentFailed says that a payment was tried and will not succeed. Nothing is kept: a wrong amount that was captured is given back.
 type PaymentFailed struct {
 	BookingID string         `json:"bookingId"`
 	PaymentID string         `json:"paymentId"`

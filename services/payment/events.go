@@ -64,14 +64,20 @@ func (p Payment) told() contracts.Event {
 	return nil
 }
 
-// refunded is the event that says that all charges were given back; false while one was not, or where there are none.
+// refunded is the event that says that all charges were given back; false while one was not, or where there are none. Its amount is
+// in the payment's currency, or, when nothing was charged in it, in that of the first charge.
 func (p Payment) refunded(all []charge) (contracts.PaymentRefunded, bool) {
 	e := contracts.PaymentRefunded{BookingID: p.BookingID.String(), PaymentID: p.ID.String()}
 	for _, c := range all {
 		if c.RefundedAt == nil {
 			return e, false
 		}
-		e.Amount, e.Currency = e.Amount+c.Amount, c.Currency
+		if e.Currency == "" || c.Currency == p.Currency && e.Currency != p.Currency {
+			e.Amount, e.Currency = 0, c.Currency
+		}
+		if c.Currency == e.Currency {
+			e.Amount += c.Amount
+		}
 		if c.RefundedAt.After(e.RefundedAt) {
 			e.RefundedAt = c.RefundedAt.UTC()
 		}

@@ -144,6 +144,9 @@ func (s *Service) do(ctx context.Context, t task) error {
 	switch {
 	case err == nil:
 		err = s.inTask(ctx, t, "done", "", record)
+	case errors.Is(err, gateway.ErrRefused) && t.Kind == taskRefund && t.Attempts < maxAttempts[t.Kind]: // it is owed
+		s.log.ErrorContext(ctx, "a refund is refused, and will be asked for again", "payment_id", p.ID.String(), "attempts", t.Attempts, "error", err)
+		err = s.putOff(ctx, t, fmt.Errorf("%w: %w", gateway.ErrKeySpent, err))
 	case errors.Is(err, gateway.ErrRefused) || t.Attempts >= maxAttempts[t.Kind]:
 		s.log.ErrorContext(ctx, "a gateway task is given up", "task", t.Kind, "payment_id", p.ID.String(), "attempts", t.Attempts, "error", err)
 		err = s.inTask(ctx, t, "refused", clip(err.Error()), s.refused(ctx, t))

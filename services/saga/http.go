@@ -146,7 +146,11 @@ func (d Definition) undoing(i Instance) []stepView {
 // states are what sagas can be listed by.
 var states = []string{string(Running), string(Settling), string(Committing), string(Compensating), string(Committed), string(Compensated), stuck}
 
+// getSagas lists bookings of everybody, so it is for those who have a token.
 func (s *Service) getSagas(w http.ResponseWriter, r *http.Request) error {
+	if _, err := s.caller(w, r); err != nil {
+		return err
+	}
 	query, err := web.Query(r, "state", "after", "limit")
 	if err != nil {
 		return err

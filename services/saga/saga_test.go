@@ -522,10 +522,10 @@ func TestOldInstancesGoOnUnderTheirVersion(t *testing.T) {
 	if w := api.ask(http.MethodGet, path+"/"+unended, ""); w.Code != 200 || !strings.Contains(w.Body.String(), `"state":"stuck","stuck":"the definition's version`) {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
-	if w := api.ask(http.MethodGet, path+"?state=stuck", ""); !strings.Contains(w.Body.String(), unended) || strings.Contains(w.Body.String(), fresh) {
+	if w := api.ask(http.MethodGet, path+"?state=stuck", api.viewer); !strings.Contains(w.Body.String(), unended) || strings.Contains(w.Body.String(), fresh) {
 		t.Errorf("%s", w.Body)
 	}
-	if w := api.ask(http.MethodGet, path+"?state=running", ""); strings.Contains(w.Body.String(), unended) {
+	if w := api.ask(http.MethodGet, path+"?state=running", api.viewer); strings.Contains(w.Body.String(), unended) {
 		t.Errorf("%s", w.Body)
 	}
 	if w := api.ask(http.MethodPost, path+"/"+unended+"/compensate", api.operator); w.Code != 409 {
@@ -625,7 +625,7 @@ func TestSagasArePagedAndFiltered(t *testing.T) {
 	d.must(answerOf(contracts.TypeBookingCancelled, want[2]))
 	api, got, next := d.api(), []string{}, ""
 	for {
-		page := decode[web.List[sagaView]](t, api.ask(http.MethodGet, path+"?limit=2"+next, ""))
+		page := decode[web.List[sagaView]](t, api.ask(http.MethodGet, path+"?limit=2"+next, api.viewer))
 		for _, v := range page.Items {
 			got = append(got, v.BookingID.String())
 		}
@@ -637,7 +637,7 @@ func TestSagasArePagedAndFiltered(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
-	page := decode[web.List[sagaView]](t, api.ask(http.MethodGet, path+"?state=compensating", ""))
+	page := decode[web.List[sagaView]](t, api.ask(http.MethodGet, path+"?state=compensating", api.viewer))
 	if len(page.Items) != 1 || page.Items[0].BookingID.String() != want[2] || page.Items[0].Decided != contracts.TypeBookingCancelled {
 		t.Errorf("%+v", page)
 	}
@@ -711,13 +711,15 @@ func TestWhatTheAPIRefuses(t *testing.T) {
 		method, target, token string
 		status                int
 	}{
-		{http.MethodGet, path + "?state=ended", "", 400},
-		{http.MethodGet, path + "?state=", "", 400},
-		{http.MethodGet, path + "?state=stuck&state=running", "", 400},
-		{http.MethodGet, path + "?limit=0", "", 400},
-		{http.MethodGet, path + "?limit=1000000", "", 400},
-		{http.MethodGet, path + "?after=x", "", 400},
-		{http.MethodGet, path + "?x=y", "", 400},
+		{http.MethodGet, path + "?state=ended", api.viewer, 400},
+		{http.MethodGet, path + "?state=", api.viewer, 400},
+		{http.MethodGet, path + "?state=stuck&state=running", api.viewer, 400},
+		{http.MethodGet, path + "?limit=0", api.viewer, 400},
+		{http.MethodGet, path + "?limit=1000000", api.viewer, 400},
+		{http.MethodGet, path + "?after=x", api.viewer, 400},
+		{http.MethodGet, path + "?x=y", api.viewer, 400},
+		{http.MethodGet, path, "", 401},
+		{http.MethodGet, path + "?x=y", "twa_nobody", 401},
 		{http.MethodGet, path + "/x", "", 400},
 		{http.MethodGet, path + "/" + id + "?x=y", "", 400},
 		{http.MethodGet, path + "/" + uuid.NewString(), "", 404},

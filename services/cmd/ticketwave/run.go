@@ -118,7 +118,7 @@ TicketWave is running: %s.
   catalog       %s/api/events
   payment       %s/api/payments?bookingId=
   notification  %s/api/notifications?bookingId=
-  saga          %s/api/sagas
+  saga          %s/api/sagas/ID
 
 Book two tickets:
 

@@ -28,7 +28,7 @@ func TestTheGreetingSaysWhatCanBeDone(t *testing.T) {
 		h.opts.Style = style
 		text := h.greeting("")
 		for _, want := range []string{
-			wants, h.url("saga") + "/api/sagas\n", "action=pay", h.url("booking") + "/api/bookings/ID/cancel ", h.url("booking") + "/api/bookings/ID/timeline ", exampleEvent,
+			wants, h.url("saga") + "/api/sagas/ID\n", "action=pay", h.url("booking") + "/api/bookings/ID/cancel ", h.url("booking") + "/api/bookings/ID/timeline ", exampleEvent,
 		} {
 			if !strings.Contains(text, want) {
 				t.Errorf("%s: %q is missing from:\n%s", style, want, text)

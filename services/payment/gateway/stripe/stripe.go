@@ -150,10 +150,19 @@ func (g *Gateway) Refund(ctx context.Context, r gateway.Refund) (string, error) 
 	if err != nil {
 		return "", explain("refund "+r.Charge, err)
 	}
-	if refund.Status == api.RefundStatusFailed || refund.Status == api.RefundStatusCanceled {
-		return "", fmt.Errorf("%w: refund %s is %s: %s", gateway.ErrRefused, refund.ID, refund.Status, refund.FailureReason)
+	if refund.Status != api.RefundStatusSucceeded { // what is said again under a key may be old
+		if refund, err = g.client.V1Refunds.Retrieve(ctx, refund.ID, nil); err != nil {
+			return "", explain("look at the refund of "+r.Charge, err)
+		}
 	}
-	return refund.ID, nil
+	switch refund.Status {
+	case api.RefundStatusSucceeded:
+		return refund.ID, nil
+	case api.RefundStatusFailed, api.RefundStatusCanceled: // the money is still there
+		return "", fmt.Errorf("%w: refund %s is %s: %s", gateway.ErrKeySpent, refund.ID, refund.Status, refund.FailureReason)
+	case api.RefundStatusPending, api.RefundStatusRequiresAction:
+	}
+	return "", fmt.Errorf("refund %s is %s", refund.ID, refund.Status)
 }
 
 // refundOf is the refund of a PaymentIntent that has one.

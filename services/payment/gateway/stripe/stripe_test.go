@@ -135,6 +135,41 @@ func TestCloseAndRefund(t *testing.T) {
 	}
 }
 
+// A refund that Stripe keeps waiting is not done; one that has failed is made again under another key.
+func TestARefundIsDoneWhenItSucceeded(t *testing.T) {
+	t.Parallel()
+	server, g := pair(t)
+	for _, end := range []string{"succeeded", "failed"} {
+		paid, err := g.Open(t.Context(), checkout(end))
+		if err != nil {
+			t.Fatal(err)
+		}
+		server.Pay(paid.Ref, false)
+		refund := gateway.Refund{Key: "refund, " + end, Charge: "pi_" + paid.Ref, Amount: 5000, Currency: "EUR"}
+		server.Withhold()
+		for range 2 {
+			if ref, err := g.Refund(t.Context(), refund); ref != "" || err == nil || errors.Is(err, gateway.ErrRefused) || errors.Is(err, gateway.ErrKeySpent) {
+				t.Errorf("pending: %q %v", ref, err)
+			}
+		}
+		server.Settle(end)
+		ref, err := g.Refund(t.Context(), refund)
+		if end == "failed" {
+			if !errors.Is(err, gateway.ErrKeySpent) {
+				t.Errorf("failed: %q %v", ref, err)
+			}
+			refund.Key = "another"
+			ref, err = g.Refund(t.Context(), refund)
+		}
+		if ref == "" || err != nil {
+			t.Errorf("%s: %q %v", end, ref, err)
+		}
+	}
+	if n := len(server.Refunds()); n != 3 {
+		t.Errorf("%d refunds", n)
+	}
+}
+
 func header(body []byte, secret string, at time.Time) http.Header {
 	signed := webhook.GenerateTestSignedPayload(&webhook.UnsignedPayload{Payload: body, Secret: secret, Timestamp: at})
 	return http.Header{"Stripe-Signature": {signed.Header}}

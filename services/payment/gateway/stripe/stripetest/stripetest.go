@@ -69,6 +69,7 @@ type Server struct {
 	fault    func(r *http.Request) Fault
 	sessions []*Session
 	refunds  []*Refund
+	pending  bool
 	answers  map[string]answer
 	requests []string
 	events   int
@@ -93,6 +94,25 @@ func (s *Server) Fail(fault func(r *http.Request) Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fault = fault
+}
+
+// Withhold lets refunds be pending from now on, until they are settled.
+func (s *Server) Withhold() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending = true
+}
+
+// Settle gives pending refunds a status, and later ones are not pending.
+func (s *Server) Settle(status string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pending = false
+	for _, refund := range s.refunds {
+		if refund.Status == "pending" {
+			refund.Status = status
+		}
+	}
 }
 
 // Sessions are all there are.
@@ -195,6 +215,13 @@ func (s *Server) answer(r *http.Request) (int, []byte) {
 		return s.session(r.Method, path[3], len(path) == 5 && path[4] == "expire")
 	case r.Method == http.MethodPost && r.URL.Path == "/v1/refunds":
 		return s.refund(r)
+	case r.Method == http.MethodGet && len(path) == 3 && path[1] == "refunds":
+		for _, refund := range s.refunds {
+			if refund.ID == path[2] {
+				return ok(http.StatusOK, refund)
+			}
+		}
+		return refuse(http.StatusNotFound, "invalid_request_error", "resource_missing", "No such refund")
 	case r.Method == http.MethodGet && r.URL.Path == "/v1/refunds":
 		found := []*Refund{}
 		for _, refund := range s.refunds {
@@ -268,11 +295,14 @@ func (s *Server) refund(r *http.Request) (int, []byte) {
 		return refuse(http.StatusNotFound, "invalid_request_error", "resource_missing", "No such payment_intent")
 	}
 	for _, refund := range s.refunds {
-		if refund.PaymentIntent == intent {
+		if refund.PaymentIntent == intent && refund.Status != "failed" {
 			return refuse(http.StatusBadRequest, "invalid_request_error", "charge_already_refunded", "Charge has already been refunded.")
 		}
 	}
 	refund := &Refund{ID: fmt.Sprintf("re_%d", len(s.refunds)+1), Object: "refund", Amount: paid.AmountTotal, PaymentIntent: intent, Status: "succeeded"}
+	if s.pending {
+		refund.Status = "pending"
+	}
 	s.refunds = append(s.refunds, refund)
 	return ok(http.StatusOK, refund)
 }
