@@ -9,10 +9,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	schema "github.com/jcp/ticketwave/sql"
 )
 
 // manual is a house that "ticketwave run" keeps, and a shell that was prepared as the runbook says. What it runs stands in
@@ -24,13 +27,14 @@ type manual struct {
 	mq       *broker
 	env      []string
 	prelude  string
-	relay    int
+	relay    int // ports
+	booking  int
 	sections map[string]string
 }
 
 func newManual(t *testing.T) *manual {
 	s := raise(t)
-	m := &manual{T: t, dir: t.TempDir(), mq: s.mq, relay: port(t), sections: sections(t)}
+	m := &manual{T: t, dir: t.TempDir(), mq: s.mq, relay: port(t), booking: port(t), sections: sections(t)}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	build := exec.Command("go", "build", "-o", s.bin+"/", "./cmd/outboxctl")
@@ -49,9 +53,12 @@ func newManual(t *testing.T) *manual {
 	_, m.prelude, _ = strings.Cut(operations(t), "in a shell that was prepared like this")
 	_, m.prelude, _ = strings.Cut(m.prelude, "\n\n")
 	m.prelude, _, _ = strings.Cut(m.prelude, "\n\n**Where to begin")
-	admin := port(t)
+	admin, ports := port(t), []string{strconv.Itoa(m.booking)}
+	for range schema.Services[1:] {
+		ports = append(ports, strconv.Itoa(port(t)))
+	}
 	m.env = []string{
-		"TW_HTTP_PORTS=" + fmt.Sprintf("%d,%d,%d,%d", port(t), port(t), port(t), port(t)), "TW_RELAY_HTTP_ADDR=" + local(m.relay),
+		"TW_HTTP_PORTS=" + strings.Join(ports, ","), "TW_RELAY_HTTP_ADDR=" + local(m.relay),
 		"TW_ADMIN_ADDR=" + local(admin), "TW_ADMIN_URL=http://" + local(admin), "PGCONNECT_TIMEOUT=5",
 	}
 	made := fmt.Sprintf("TW_POSTGRES_URL='%s'\nTW_AMQP_URL='%s'\nTW_RABBITMQ_MANAGEMENT_URL='http://%s:%s@%s'\nTW_SERVICE_PASSWORD=%s\n",
@@ -259,7 +266,7 @@ func failover(m *manual) {
 	m.ill("identity", "booking")
 	m.see("identity", "ANOTHER")
 	m.remedy("identity")
-	for _, database := range []string{"catalog", "payment", "notification"} {
+	for _, database := range schema.Services[1:] {
 		m.do(strings.ReplaceAll(list[len(list)-1], "booking", database))
 	}
 	m.well()
