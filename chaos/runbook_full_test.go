@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -106,7 +107,7 @@ func (m *manual) do(command string) string {
 	ctx, cancel := context.WithTimeout(m.Context(), time.Minute)
 	defer cancel()
 	text, err := output(ctx, m.shell(command))
-	if err != nil || strings.Contains(text, `"error":`) {
+	if err != nil || strings.Contains(command, "mq ") && strings.Contains(text, `"error":`) {
 		m.Fatalf("%s: %v: %s", command, err, text)
 	}
 	return text
@@ -114,8 +115,18 @@ func (m *manual) do(command string) string {
 
 var quoted = regexp.MustCompile("`([^`]+)`")
 
-// said are the commands of a section's part, in order, with placeholders filled.
-func (m *manual) said(section, part string, fill ...string) (list []string) {
+// said are the commands of a section's part, which has some.
+func (m *manual) said(section, part string, fill ...string) []string {
+	m.Helper()
+	list := m.commands(section, part, fill...)
+	if len(list) == 0 {
+		m.Fatalf("no command is in %q of %q", part, section)
+	}
+	return list
+}
+
+// commands are those of a section's part, in order, with placeholders filled. What needs a terminal is left out.
+func (m *manual) commands(section, part string, fill ...string) (list []string) {
 	m.Helper()
 	text, ok := m.sections[section]
 	_, text, found := strings.Cut(text, "**"+part+".**")
@@ -123,19 +134,17 @@ func (m *manual) said(section, part string, fill ...string) (list []string) {
 		m.Fatalf("the runbook has no %q of %q", part, section)
 	}
 	text, _, _ = strings.Cut(text, "\n\n")
+	here := append([]string{"127.0.0.1:5010", local(m.relay), "127.0.0.1:5001", local(m.booking)}, fill...)
 	for _, found := range quoted.FindAllStringSubmatch(text, -1) {
-		command := strings.NewReplacer(fill...).Replace(found[1])
+		command := strings.NewReplacer(here...).Replace(found[1])
 		first, _, more := strings.Cut(command, " ")
 		switch {
-		case !more, first != "db" && first != "mq" && first != "outboxctl" && first != "bin/ticketwave":
+		case !more, !slices.Contains([]string{"db", "mq", "curl", "outboxctl", "bin/ticketwave"}, first), command == "outboxctl top":
 			continue
 		case strings.Contains(command, "--reason"):
 			command += " --yes"
 		}
 		list = append(list, command)
-	}
-	if len(list) == 0 {
-		m.Fatalf("no command is in %q of %q", part, section)
 	}
 	return list
 }
@@ -143,18 +152,31 @@ func (m *manual) said(section, part string, fill ...string) (list []string) {
 // see runs what a section looks with, which must show each of the texts.
 func (m *manual) see(section string, shows ...string) {
 	m.Helper()
+	m.seeFilled(section, nil, shows...)
+}
+
+func (m *manual) seeFilled(section string, fill []string, shows ...string) {
+	m.Helper()
 	var all string
-	for _, command := range m.said(section, "See") {
-		if strings.HasPrefix(command, "outboxctl cursor show") {
-			command += " || [ $? = 3 ]" // a foreign cursor is what it shows
-		}
-		all += m.do(command)
+	for _, command := range m.said(section, "See", fill...) {
+		all += m.look(command)
 	}
 	for _, text := range shows {
 		if !strings.Contains(all, text) {
 			m.Errorf("what %s says to look at does not show %q: %s", section, text, all)
 		}
 	}
+}
+
+// look runs a command that may find something unhealthy.
+func (m *manual) look(command string) string {
+	m.Helper()
+	for _, judges := range []string{"status", "doctor", "cursor show"} {
+		if strings.HasPrefix(command, "outboxctl "+judges) {
+			command += " || [ $? = 3 ]"
+		}
+	}
+	return m.do(command)
 }
 
 // remedy runs what a section says to do.
@@ -166,11 +188,11 @@ func (m *manual) remedy(section string, fill ...string) {
 	}
 }
 
-// ill waits until the doctor has found it.
+// ill waits until the doctor has found it. Some troubles count when they are a minute old.
 func (m *manual) ill(check, subject string) {
 	m.Helper()
 	var text string
-	eventually(m.T, 30*time.Second, func() bool {
+	eventually(m.T, 90*time.Second, func() bool {
 		ctx, cancel := context.WithTimeout(m.Context(), time.Minute)
 		defer cancel()
 		text, _ = output(ctx, m.shell("outboxctl doctor")) // exit code 3 when something is critical
@@ -210,6 +232,12 @@ func TestRunbook(t *testing.T) {
 		{"replication-slot", "lost", `db booking "SELECT pg_create_physical_replication_slot('lost', true)"`, []string{"lost"}, []string{"NAME", "lost"}},
 		{"exchange", "ticketwave.events", fanout, []string{"fanout"}, nil},
 		{"queue-arguments", "catalog.0.dead", classic, []string{"classic"}, []string{"QUEUE", "catalog.0.dead"}},
+		{"topology", "saga", `db saga "UPDATE outbox.config SET topology = jsonb_set(topology, '{exchange}', to_jsonb('other'::text))"`, []string{"ticketwave.events"}, nil},
+		{"migrations", "schema outbox", `db booking "DELETE FROM outbox.schema_version WHERE version_id = (SELECT max(version_id) FROM outbox.schema_version)"`, []string{"max"}, nil},
+		{"partitions-outbox", "", days("outbox"), []string{"ahead"}, nil},
+		{"partitions-inbox", "", days("inbox"), []string{"ahead"}, nil},
+		{"default-partition-outbox", "outbox.messages_default", `db booking "BEGIN; INSERT INTO outbox.messages (uuid, topic, key, payload, created_at) VALUES (gen_random_uuid(), 't', 'k', '', now() + interval '300 days'); ROLLBACK"`, []string{"created_at"}, nil},
+		{"default-partition-inbox", "inbox.messages_default", `db booking "BEGIN; INSERT INTO inbox.messages (message_id, consumer) VALUES (gen_random_uuid(), 'booking'); ROLLBACK"`, []string{"count"}, nil},
 	} {
 		if !t.Run(c.check, func(t *testing.T) {
 			m := *m
@@ -233,11 +261,28 @@ func TestRunbook(t *testing.T) {
 		m.do(list[len(list)-1])
 		m.well()
 	})
-	t.Run("failover", func(t *testing.T) {
-		m := *m
-		m.T = t
-		failover(&m)
-	})
+	for _, c := range []struct {
+		name string
+		try  func(m *manual)
+	}{
+		{"queue", (*manual).queueLost}, {"route", (*manual).routeLost}, {"bad messages", (*manual).bad}, {"connections", (*manual).connections},
+		{"broker", (*manual).blocked}, {"transactions", (*manual).transactions}, {"failover", failover},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := *m
+			m.T = t
+			c.try(&m)
+		})
+	}
+}
+
+// days is a command line that drops most of the days ahead.
+func days(schema string) string {
+	var list []string
+	for n := 2; n <= 10; n++ {
+		list = append(list, schema+".messages_"+time.Now().UTC().AddDate(0, 0, n).Format("20060102"))
+	}
+	return `db booking "DROP TABLE IF EXISTS ` + strings.Join(list, ", ") + `"`
 }
 
 // failover lets a standby take the place of the server, at its address, under the house that runs.
