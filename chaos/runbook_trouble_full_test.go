@@ -118,7 +118,7 @@ func (m *manual) connections() {
 		}
 		crowd = append(crowd, m.connect("booking"))
 	}
-	m.ill("connections", "in use")
+	m.ill("connections", "booking")
 	m.see("connections", "postgres")
 	m.remedy("connections")
 	for _, conn := range crowd {
