@@ -29,13 +29,14 @@ type manual struct {
 	env      []string
 	prelude  string
 	relay    int // ports
+	admin    int
 	booking  int
 	sections map[string]string
 }
 
 func newManual(t *testing.T) *manual {
 	s := raise(t)
-	m := &manual{T: t, dir: t.TempDir(), mq: s.mq, relay: port(t), booking: port(t), sections: sections(t)}
+	m := &manual{T: t, dir: t.TempDir(), mq: s.mq, relay: port(t), admin: port(t), booking: port(t), sections: sections(t)}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	build := exec.Command("go", "build", "-o", s.bin+"/", "./cmd/outboxctl")
@@ -54,13 +55,13 @@ func newManual(t *testing.T) *manual {
 	_, m.prelude, _ = strings.Cut(operations(t), "in a shell that was prepared like this")
 	_, m.prelude, _ = strings.Cut(m.prelude, "\n\n")
 	m.prelude, _, _ = strings.Cut(m.prelude, "\n\n**Where to begin")
-	admin, ports := port(t), []string{strconv.Itoa(m.booking)}
+	ports := []string{strconv.Itoa(m.booking)}
 	for range schema.Services[1:] {
 		ports = append(ports, strconv.Itoa(port(t)))
 	}
 	m.env = []string{
 		"TW_HTTP_PORTS=" + strings.Join(ports, ","), "TW_RELAY_HTTP_ADDR=" + local(m.relay),
-		"TW_ADMIN_ADDR=" + local(admin), "TW_ADMIN_URL=http://" + local(admin), "PGCONNECT_TIMEOUT=5",
+		"TW_ADMIN_ADDR=" + local(m.admin), "TW_ADMIN_URL=http://" + local(m.admin), "PGCONNECT_TIMEOUT=5",
 	}
 	made := fmt.Sprintf("TW_POSTGRES_URL='%s'\nTW_AMQP_URL='%s'\nTW_RABBITMQ_MANAGEMENT_URL='http://%s:%s@%s'\nTW_SERVICE_PASSWORD=%s\n",
 		m.pg.url(""), m.mq.url(""), brokerUser, brokerPassword, local(m.mq.management), servicePassword)
@@ -134,12 +135,12 @@ func (m *manual) commands(section, part string, fill ...string) (list []string) 
 		m.Fatalf("the runbook has no %q of %q", part, section)
 	}
 	text, _, _ = strings.Cut(text, "\n\n")
-	here := append([]string{"127.0.0.1:5010", local(m.relay), "127.0.0.1:5001", local(m.booking)}, fill...)
+	here := append([]string{"127.0.0.1:5010", local(m.relay), "127.0.0.1:5011", local(m.admin), "127.0.0.1:5001", local(m.booking)}, fill...)
 	for _, found := range quoted.FindAllStringSubmatch(text, -1) {
 		command := strings.NewReplacer(here...).Replace(found[1])
 		first, _, more := strings.Cut(command, " ")
 		switch {
-		case !more, !slices.Contains([]string{"db", "mq", "curl", "outboxctl", "bin/ticketwave"}, first), command == "outboxctl top":
+		case !more, !slices.Contains([]string{"db", "mq", "curl", "openssl", "outboxctl", "bin/ticketwave"}, first), command == "outboxctl top":
 			continue
 		case strings.Contains(command, "--reason"):
 			command += " --yes"
@@ -266,7 +267,8 @@ func TestRunbook(t *testing.T) {
 		try  func(m *manual)
 	}{
 		{"queue", (*manual).queueLost}, {"route", (*manual).routeLost}, {"bad messages", (*manual).bad}, {"connections", (*manual).connections},
-		{"broker", (*manual).blocked}, {"transactions", (*manual).transactions}, {"failover", failover},
+		{"broker", (*manual).blocked}, {"transactions", (*manual).transactions},
+		{"certificate", (*manual).certificate}, {"failover", failover},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			m := *m

@@ -79,6 +79,7 @@ var tried = map[string]string{
 	"queue-without-consumer":    looking + byDoctor,
 	"binding":                   byRunbook,
 	"queue-arguments":           byRunbook,
+	"certificate":               byRunbook + ", expired",
 	"disk-full":                 looking + rows("13"),
 }
 

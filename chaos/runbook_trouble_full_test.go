@@ -4,14 +4,24 @@ package chaos_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
+	"errors"
 	"fmt"
 	"maps"
+	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -233,6 +243,57 @@ func (m *manual) bad() {
 	m.do(m.one("dead-letters", "Do", "dead redrive", fill...)) // it comes back: no build can read it
 	m.do(m.one("dead-letters", "Do", "dead discard", "QUEUE FINGERPRINT", "booking.1.dead "+letter()))
 	m.well()
+}
+
+// certificate lets a second relay offer the administration API with a certificate that has expired.
+func (m *manual) certificate() {
+	cert, key := filepath.Join(m.dir, "cert.pem"), filepath.Join(m.dir, "key.pem")
+	if err := expired(cert, key); err != nil {
+		m.Fatal(err)
+	}
+	m.admin = port(m.T) // of this copy alone
+	role := func(name string) string {
+		return fmt.Sprintf("payment=postgres://ticketwave_%s:%s@%s/ticketwave_payment?sslmode=disable", name, servicePassword, local(m.pg.port))
+	}
+	m.env = append(slices.Clone(m.env), "TW_ADMIN_TLS_CERT="+cert, "TW_ADMIN_TLS_KEY="+key, "TW_ADMIN_CA="+cert, "TW_ADMIN_ADDR="+local(m.admin),
+		"TW_ADMIN_URL=https://"+local(m.admin), "TW_ADMIN_TOKENS=.run/admin-tokens", "TW_HTTP_ADDR="+local(port(m.T)),
+		"TW_RELAY_DATABASES="+role("relay"), "TW_ADMIN_DATABASES="+role("operator"))
+	relay, err := start("relay", m.shell("exec bin/relay"), syscall.SIGKILL)
+	if err != nil {
+		m.Fatal(err)
+	}
+	m.Cleanup(relay.kill)
+	m.first("(certificate has expired)", "! outboxctl status 2>&1")
+	m.see("certificate", "notAfter", "IP Address:127.0.0.1")
+	m.remedy("certificate")
+	m.until("outboxctl status || [ $? = 3 ]")
+	relay.signal(syscall.SIGTERM)
+	if !relay.await(30 * time.Second) {
+		m.Error("the relay does not stop")
+	}
+}
+
+// expired makes a certificate that is its own authority.
+func expired(cert, key string) error {
+	secret, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	of := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "relay"}, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour),
+		IsCA: true, BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	signed, err := x509.CreateCertificate(rand.Reader, of, of, &secret.PublicKey, secret)
+	if err != nil {
+		return err
+	}
+	bits, err := x509.MarshalPKCS8PrivateKey(secret)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed}), 0o600),
+		os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: bits}), 0o600))
 }
 
 // harmless are commands that only look.
