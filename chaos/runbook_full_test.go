@@ -9,10 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	schema "github.com/jcp/ticketwave/sql"
 )
 
 // manual is a house that "ticketwave run" keeps, and a shell that was prepared as the runbook says. What it runs stands in
@@ -24,13 +28,15 @@ type manual struct {
 	mq       *broker
 	env      []string
 	prelude  string
-	relay    int
+	relay    int // ports
+	admin    int
+	booking  int
 	sections map[string]string
 }
 
 func newManual(t *testing.T) *manual {
 	s := raise(t)
-	m := &manual{T: t, dir: t.TempDir(), mq: s.mq, relay: port(t), sections: sections(t)}
+	m := &manual{T: t, dir: t.TempDir(), mq: s.mq, relay: port(t), admin: port(t), booking: port(t), sections: sections(t)}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	build := exec.Command("go", "build", "-o", s.bin+"/", "./cmd/outboxctl")
@@ -49,10 +55,13 @@ func newManual(t *testing.T) *manual {
 	_, m.prelude, _ = strings.Cut(operations(t), "in a shell that was prepared like this")
 	_, m.prelude, _ = strings.Cut(m.prelude, "\n\n")
 	m.prelude, _, _ = strings.Cut(m.prelude, "\n\n**Where to begin")
-	admin := port(t)
+	ports := []string{strconv.Itoa(m.booking)}
+	for range schema.Services[1:] {
+		ports = append(ports, strconv.Itoa(port(t)))
+	}
 	m.env = []string{
-		"TW_HTTP_PORTS=" + fmt.Sprintf("%d,%d,%d,%d", port(t), port(t), port(t), port(t)), "TW_RELAY_HTTP_ADDR=" + local(m.relay),
-		"TW_ADMIN_ADDR=" + local(admin), "TW_ADMIN_URL=http://" + local(admin), "PGCONNECT_TIMEOUT=5",
+		"TW_HTTP_PORTS=" + strings.Join(ports, ","), "TW_RELAY_HTTP_ADDR=" + local(m.relay),
+		"TW_ADMIN_ADDR=" + local(m.admin), "TW_ADMIN_URL=http://" + local(m.admin), "PGCONNECT_TIMEOUT=5",
 	}
 	made := fmt.Sprintf("TW_POSTGRES_URL='%s'\nTW_AMQP_URL='%s'\nTW_RABBITMQ_MANAGEMENT_URL='http://%s:%s@%s'\nTW_SERVICE_PASSWORD=%s\n",
 		m.pg.url(""), m.mq.url(""), brokerUser, brokerPassword, local(m.mq.management), servicePassword)
@@ -99,7 +108,7 @@ func (m *manual) do(command string) string {
 	ctx, cancel := context.WithTimeout(m.Context(), time.Minute)
 	defer cancel()
 	text, err := output(ctx, m.shell(command))
-	if err != nil || strings.Contains(text, `"error":`) {
+	if err != nil || strings.Contains(command, "mq ") && strings.Contains(text, `"error":`) {
 		m.Fatalf("%s: %v: %s", command, err, text)
 	}
 	return text
@@ -107,8 +116,18 @@ func (m *manual) do(command string) string {
 
 var quoted = regexp.MustCompile("`([^`]+)`")
 
-// said are the commands of a section's part, in order, with placeholders filled.
-func (m *manual) said(section, part string, fill ...string) (list []string) {
+// said are the commands of a section's part, which has some.
+func (m *manual) said(section, part string, fill ...string) []string {
+	m.Helper()
+	list := m.commands(section, part, fill...)
+	if len(list) == 0 {
+		m.Fatalf("no command is in %q of %q", part, section)
+	}
+	return list
+}
+
+// commands are those of a section's part, in order, with placeholders filled. What needs a terminal is left out.
+func (m *manual) commands(section, part string, fill ...string) (list []string) {
 	m.Helper()
 	text, ok := m.sections[section]
 	_, text, found := strings.Cut(text, "**"+part+".**")
@@ -116,19 +135,17 @@ func (m *manual) said(section, part string, fill ...string) (list []string) {
 		m.Fatalf("the runbook has no %q of %q", part, section)
 	}
 	text, _, _ = strings.Cut(text, "\n\n")
+	here := append([]string{"127.0.0.1:5010", local(m.relay), "127.0.0.1:5011", local(m.admin), "127.0.0.1:5001", local(m.booking)}, fill...)
 	for _, found := range quoted.FindAllStringSubmatch(text, -1) {
-		command := strings.NewReplacer(fill...).Replace(found[1])
+		command := strings.NewReplacer(here...).Replace(found[1])
 		first, _, more := strings.Cut(command, " ")
 		switch {
-		case !more, first != "db" && first != "mq" && first != "outboxctl" && first != "bin/ticketwave":
+		case !more, !slices.Contains([]string{"db", "mq", "curl", "openssl", "outboxctl", "bin/ticketwave"}, first), command == "outboxctl top":
 			continue
 		case strings.Contains(command, "--reason"):
 			command += " --yes"
 		}
 		list = append(list, command)
-	}
-	if len(list) == 0 {
-		m.Fatalf("no command is in %q of %q", part, section)
 	}
 	return list
 }
@@ -136,18 +153,31 @@ func (m *manual) said(section, part string, fill ...string) (list []string) {
 // see runs what a section looks with, which must show each of the texts.
 func (m *manual) see(section string, shows ...string) {
 	m.Helper()
+	m.seeFilled(section, nil, shows...)
+}
+
+func (m *manual) seeFilled(section string, fill []string, shows ...string) {
+	m.Helper()
 	var all string
-	for _, command := range m.said(section, "See") {
-		if strings.HasPrefix(command, "outboxctl cursor show") {
-			command += " || [ $? = 3 ]" // a foreign cursor is what it shows
-		}
-		all += m.do(command)
+	for _, command := range m.said(section, "See", fill...) {
+		all += m.look(command)
 	}
 	for _, text := range shows {
 		if !strings.Contains(all, text) {
 			m.Errorf("what %s says to look at does not show %q: %s", section, text, all)
 		}
 	}
+}
+
+// look runs a command that may find something unhealthy.
+func (m *manual) look(command string) string {
+	m.Helper()
+	for _, judges := range []string{"status", "doctor", "cursor show"} {
+		if strings.HasPrefix(command, "outboxctl "+judges) {
+			command += " || [ $? = 3 ]"
+		}
+	}
+	return m.do(command)
 }
 
 // remedy runs what a section says to do.
@@ -159,15 +189,15 @@ func (m *manual) remedy(section string, fill ...string) {
 	}
 }
 
-// ill waits until the doctor has found it.
+// ill waits until the doctor has found it. Some troubles count when they are a minute old.
 func (m *manual) ill(check, subject string) {
 	m.Helper()
 	var text string
-	eventually(m.T, 30*time.Second, func() bool {
+	eventually(m.T, 90*time.Second, func() bool {
 		ctx, cancel := context.WithTimeout(m.Context(), time.Minute)
 		defer cancel()
 		text, _ = output(ctx, m.shell("outboxctl doctor")) // exit code 3 when something is critical
-		return regexp.MustCompile(`(?m)^(critical|warning) +` + check + ` .*` + regexp.QuoteMeta(subject)).MatchString(text)
+		return regexp.MustCompile(`(?m)^(critical|warning) +` + check + `( .*)?` + regexp.QuoteMeta(subject)).MatchString(text)
 	}, "the doctor does not find %s %s", check, subject)
 }
 
@@ -203,6 +233,12 @@ func TestRunbook(t *testing.T) {
 		{"replication-slot", "lost", `db booking "SELECT pg_create_physical_replication_slot('lost', true)"`, []string{"lost"}, []string{"NAME", "lost"}},
 		{"exchange", "ticketwave.events", fanout, []string{"fanout"}, nil},
 		{"queue-arguments", "catalog.0.dead", classic, []string{"classic"}, []string{"QUEUE", "catalog.0.dead"}},
+		{"topology", "saga", `db saga "UPDATE outbox.config SET topology = jsonb_set(topology, '{exchange}', to_jsonb('other'::text))"`, []string{"ticketwave.events"}, nil},
+		{"migrations", "booking", `db booking "DELETE FROM outbox.schema_version WHERE version_id = (SELECT max(version_id) FROM outbox.schema_version)"`, []string{"max"}, nil},
+		{"partitions-outbox", "booking", days("outbox"), []string{"ahead"}, nil},
+		{"partitions-inbox", "booking", days("inbox"), []string{"ahead"}, nil},
+		{"default-partition-outbox", "outbox.messages_default", `db booking "BEGIN; INSERT INTO outbox.messages (uuid, topic, key, payload, created_at) VALUES (gen_random_uuid(), 't', 'k', '', now() + interval '300 days'); ROLLBACK"`, []string{"created_at"}, nil},
+		{"default-partition-inbox", "inbox.messages_default", `db booking "BEGIN; INSERT INTO inbox.messages (message_id, consumer) VALUES (gen_random_uuid(), 'booking'); ROLLBACK"`, []string{"count"}, nil},
 	} {
 		if !t.Run(c.check, func(t *testing.T) {
 			m := *m
@@ -226,11 +262,29 @@ func TestRunbook(t *testing.T) {
 		m.do(list[len(list)-1])
 		m.well()
 	})
-	t.Run("failover", func(t *testing.T) {
-		m := *m
-		m.T = t
-		failover(&m)
-	})
+	for _, c := range []struct {
+		name string
+		try  func(m *manual)
+	}{
+		{"queue", (*manual).queueLost}, {"route", (*manual).routeLost}, {"bad messages", (*manual).bad}, {"connections", (*manual).connections},
+		{"broker", (*manual).blocked}, {"transactions", (*manual).transactions},
+		{"certificate", (*manual).certificate}, {"failover", failover},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := *m
+			m.T = t
+			c.try(&m)
+		})
+	}
+}
+
+// days is a command line that drops most of the days ahead.
+func days(schema string) string {
+	var list []string
+	for n := 2; n <= 10; n++ {
+		list = append(list, schema+".messages_"+time.Now().UTC().AddDate(0, 0, n).Format("20060102"))
+	}
+	return `db booking "DROP TABLE IF EXISTS ` + strings.Join(list, ", ") + `"`
 }
 
 // failover lets a standby take the place of the server, at its address, under the house that runs.
@@ -259,7 +313,7 @@ func failover(m *manual) {
 	m.ill("identity", "booking")
 	m.see("identity", "ANOTHER")
 	m.remedy("identity")
-	for _, database := range []string{"catalog", "payment", "notification"} {
+	for _, database := range schema.Services[1:] {
 		m.do(strings.ReplaceAll(list[len(list)-1], "booking", database))
 	}
 	m.well()
