@@ -126,51 +126,43 @@ func freshTemplate(ctx context.Context, adminURL string, plan schema.Plan) error
 	return schema.Migrate(ctx, adminURL, plan, slog.New(slog.DiscardHandler))
 }
 
-// exec runs the statements on one of the process's administrator connections: a new one costs as much as a copy of a
+// exec runs the statements on one connection of the process's pool of administrators: a new one costs as much as a copy of a
 // small database.
 func exec(ctx context.Context, tb testing.TB, url string, statements ...string) {
 	tb.Helper()
-	conn, err := adminConn(ctx, url)
+	pool, err := adminPool(url)
 	if err != nil {
 		tb.Fatal(err)
 	}
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer conn.Release()
 	for _, s := range statements {
 		if _, err := conn.Exec(ctx, s); err != nil {
-			_ = conn.Close(context.WithoutCancel(ctx)) // and with it its locks
+			_ = conn.Conn().Close(context.WithoutCancel(ctx)) // and with it its locks
 			tb.Fatalf("%s: %v", s, err)
 		}
 	}
-	adminMu.Lock()
-	defer adminMu.Unlock()
-	adminIdle[url] = append(adminIdle[url], conn)
 }
 
 var (
-	adminMu   sync.Mutex
-	adminIdle = map[string][]*pgx.Conn{} // as many as were in use at once; they end with the process
+	adminMu    sync.Mutex
+	adminPools = map[string]*pgxpool.Pool{} // by URL; they end with the process
 )
 
-// adminConn takes an idle connection that still answers, or makes one.
-func adminConn(ctx context.Context, url string) (*pgx.Conn, error) {
-	for conn := idleConn(url); conn != nil; conn = idleConn(url) {
-		if conn.Ping(ctx) == nil {
-			return conn, nil
-		}
-		_ = conn.Close(context.WithoutCancel(ctx))
-	}
-	return pgx.Connect(ctx, url)
-}
-
-func idleConn(url string) *pgx.Conn {
+func adminPool(url string) (*pgxpool.Pool, error) {
 	adminMu.Lock()
 	defer adminMu.Unlock()
-	idle := adminIdle[url]
-	if len(idle) == 0 {
-		return nil
+	if pool := adminPools[url]; pool != nil {
+		return pool, nil
 	}
-	conn := idle[len(idle)-1]
-	adminIdle[url] = idle[:len(idle)-1]
-	return conn
+	pool, err := pgxpool.New(context.Background(), url)
+	if err == nil {
+		adminPools[url] = pool
+	}
+	return pool, err
 }
 
 // WithParameter is a PostgreSQL URL with a parameter more, such as connect_timeout.
