@@ -17,7 +17,7 @@ const (
 	demoTickets  = 2
 	demoCapacity = 100
 	// demoHold is how long tickets are held where the demo waits for the end of that, demoLateness how much later money comes.
-	demoHold     = 3 * time.Second
+	demoHold     = 10 * time.Second
 	demoLateness = time.Second
 )
 
