@@ -68,10 +68,8 @@ func (s *Service) ExpireDue(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
-// flow is a context under which messages belong to the flow that the booking began with.
+// flow is the context of what a booking does without being told: it belongs to the flow that the booking began with, and what
+// changed the booking last caused it.
 func (b *Booking) flow(ctx context.Context) context.Context {
-	if b.CorrelationID == nil {
-		return ctx
-	}
-	return outbox.WithCausality(ctx, outbox.Causality{CorrelationID: *b.CorrelationID})
+	return outbox.WithCausality(ctx, outbox.Causality{CorrelationID: b.CorrelationID, CausationID: b.CausationID, TraceParent: b.TraceParent})
 }
