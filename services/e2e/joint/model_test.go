@@ -294,11 +294,14 @@ func (x *explorer) moves(w world) (all []move) {
 
 // order is what an operator may do.
 func (x *explorer) order(w world, add func(what string, extra bool, to world, wrong string)) {
-	for _, verb := range []string{saga.Resume, saga.GiveUp} {
-		if to, gives := w, verb == saga.GiveUp; w.saga != 0 && !(gives && x.calm) {
-			if wrong, done := x.tell(&to, x.bit(letter{toSaga, saga.Answer{Type: verb}})); done {
-				add(verb, gives, to, wrong)
-			}
+	verbs := []string{saga.Resume, saga.GiveUp}
+	if x.calm {
+		verbs = verbs[:1]
+	}
+	for _, verb := range verbs {
+		to := w
+		if wrong, done := x.tell(&to, x.bit(letter{toSaga, saga.Answer{Type: verb}})); done {
+			add(verb, verb == saga.GiveUp, to, wrong)
 		}
 	}
 }
