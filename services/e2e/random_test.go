@@ -87,8 +87,6 @@ func (p person) may() []string {
 		return []string{"cancelled"}
 	case p.button == "pay":
 		return []string{"rejected", "expired", "confirmed"}
-	case p.button == "late": // it wins where the program that was to expire the payment was away
-		return []string{"rejected", "expired", "confirmed"}
 	case p.button == "decline":
 		return []string{"rejected", "expired", "payment_failed"}
 	}

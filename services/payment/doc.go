@@ -43,7 +43,8 @@
 //
 // A webhook takes effect in one transaction with its id, so a repeated one has none, and is answered with 204 only after the
 // commit. One that comes before its session is recorded, or for a payment that is not there, is refused so that it is sent again.
-// The first to reach the row wins: money that comes after ExpiresAt, and before the expiry has been decided, completes the payment.
+// The first to reach the row wins. Money that comes after ExpiresAt by the database's clock expires the payment where nobody has yet,
+// and goes back: whether the program was away meanwhile makes no difference.
 //
 // # Locks
 //

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/outbox"
-	"github.com/jcp/ticketwave/services/payment/internal/loop"
+	"github.com/jcp/ticketwave/services/internal/loop"
 )
 
 const (

@@ -12,8 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/jcp/ticketwave/contracts"
+	"github.com/jcp/ticketwave/services/internal/loop"
 	"github.com/jcp/ticketwave/services/payment/gateway"
-	"github.com/jcp/ticketwave/services/payment/internal/loop"
 )
 
 // DefaultBaseURL begins payment URLs when Config names nothing else.

@@ -427,6 +427,9 @@ func TestLives(t *testing.T) {
 		{"prepare late expire deliver refund cancel", "expired", "data-prepared expired refunded refunded expired"},
 		{"prepare late cancel deliver", "cancelled", "data-prepared cancelled refunded"},
 		{"prepare late deliver", "completed", "data-prepared completed"},
+		{"prepare late overdue deliver expire", "expired", "data-prepared expired refunded"},
+		{"prepare quietpay overdue deliver expire", "expired", "data-prepared expired refunded"},
+		{"prepare overdue cancel expire pay", "cancelled", "data-prepared cancelled"},
 		{"prepare quietpay cancel deliver", "cancelled", "data-prepared cancelled refunded"},
 		{"prepare quietpay expire deliver", "expired", "data-prepared expired refunded"},
 		{"prepare quietdecline cancel deliver", "cancelled", "data-prepared cancelled"},
@@ -474,6 +477,8 @@ func (x *till) step(t testing.TB, booking uuid.UUID, step string) {
 		err = x.refund(booking, x.paymentID(t, booking))
 	case "expire":
 		x.expire(t, booking)
+	case "overdue": // and nobody has looked yet
+		x.exec(t, `UPDATE payment.payments SET expires_at = clock_timestamp() WHERE booking_id = $1`, booking)
 	case "deliver":
 		x.deliver(t)
 	case "pay", "decline":

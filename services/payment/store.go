@@ -170,6 +170,17 @@ func move(ctx context.Context, tx pgx.Tx, id uuid.UUID, from, to Status, reason 
 	return p, ok, err
 }
 
+// complete ends a payment with its money, if it can still be made and its time is not over by the database's clock, and reports
+// whether it did.
+func complete(ctx context.Context, tx pgx.Tx, id uuid.UUID) (Payment, bool, error) {
+	p, err := one(ctx, tx, scan, `
+		UPDATE payment.payments SET status = 'completed', settled_at = clock_timestamp()
+		WHERE id = $1 AND status = 'prepared' AND expires_at > clock_timestamp()
+		RETURNING `+columns, id)
+	ok, err := found(err)
+	return p, ok, err
+}
+
 // opened stores the session of a payment. One that still waits for it becomes Prepared, and that is reported.
 func opened(ctx context.Context, tx pgx.Tx, id uuid.UUID, session gateway.Session) (Payment, bool, error) {
 	p, err := one(ctx, tx, scan, `

@@ -265,7 +265,8 @@ func TestCausality(t *testing.T) {
 				return nil
 			}), http.MethodGet, "/", "", c.headers...)
 			if got.CorrelationID != w.Header().Get(web.CorrelationHeader) || got.TraceParent != c.trace ||
-				c.correlation != "" && got.CorrelationID != c.correlation || c.correlation == "" && len(got.CorrelationID) != 36 {
+				c.correlation != "" && got.CorrelationID != c.correlation || c.correlation == "" && len(got.CorrelationID) != 36 ||
+				len(got.CausationID) != 36 || got.CausationID == got.CorrelationID {
 				t.Errorf("%+v", got)
 			}
 		})

@@ -13,7 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/jcp/ticketwave/services/payment/internal/loop"
+	"github.com/jcp/ticketwave/services/internal/loop"
 )
 
 // execer is a pool or a transaction.
