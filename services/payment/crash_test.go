@@ -226,6 +226,42 @@ func TestStripe(t *testing.T) {
 	x.keeps(t, s)
 }
 
+// When new payments are made in the sandbox again, those that were made at Stripe go on there.
+func TestBackFromStripe(t *testing.T) {
+	t.Parallel()
+	x, s := striped(t)
+	asked, paid, refunded, late, cancelled := uuid.New(), uuid.New(), uuid.New(), uuid.New(), uuid.New()
+	for _, booking := range []uuid.UUID{paid, refunded, late, cancelled} {
+		x.prepared(t, booking)
+	}
+	if err := x.prepare(asks(asked)); err != nil { // and Stripe is not called yet
+		t.Fatal(err)
+	}
+	x.open(t, x.listen(t), gateway.SandboxName)
+	here := uuid.New()
+	x.prepared(t, here)
+	if at := scalar[string](t, x, `SELECT gateway FROM payment.payments WHERE booking_id = $1`, here); at != gateway.SandboxName {
+		t.Errorf("a new payment is made at %s", at)
+	}
+	x.step(t, here, "decline")
+	for _, booking := range []uuid.UUID{asked, paid, refunded} {
+		x.send(t, s, s.Pay(x.session(t, booking), false), http.StatusNoContent)
+	}
+	x.step(t, refunded, "refund")
+	x.step(t, cancelled, "cancel")
+	body := s.Pay(x.session(t, late), false)
+	x.step(t, late, "expire")
+	x.send(t, s, body, http.StatusNoContent)
+	x.work(t)
+	x.hears(t, here, "data-prepared failed")
+	x.hears(t, asked, "data-prepared completed")
+	x.hears(t, paid, "data-prepared completed")
+	x.hears(t, refunded, "data-prepared completed refunded")
+	x.hears(t, late, "data-prepared expired refunded")
+	x.hears(t, cancelled, "data-prepared cancelled")
+	x.keeps(t, s)
+}
+
 // Stripe ends a session by itself, or a slow payment fails.
 func TestStripeEndsAPayment(t *testing.T) {
 	t.Parallel()

@@ -36,6 +36,9 @@
 // for a week. It is done when the gateway says that it succeeded, not when it is pending. What else the gateway refuses, or what
 // was tried for too long, stays as refused with its error, for somebody to look at. RefundPayment, asked for again, tries it anew.
 //
+// A payment belongs to the gateway that was active when it was made, and goes on there when another is: that one has only to be
+// configured still.
+//
 // The sandbox's sessions are rows of the same database: they are opened in the payment's own transaction, which spares a call
 // and a commit for each booking. Closing and refunding are tasks there too.
 //

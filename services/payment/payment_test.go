@@ -40,6 +40,7 @@ type till struct {
 	pool    *pgxpool.Pool
 	service *payment.Service
 	sandbox *gateway.Sandbox // another process of the same sandbox
+	beside  []gateway.Gateway
 	server  *httptest.Server
 }
 
@@ -48,24 +49,40 @@ func newTill(t testing.TB, elsewhere func(*gateway.Sandbox) gateway.Gateway) *ti
 	t.Helper()
 	x := &till{db: outboxtest.NewDatabase(t, "payment", "payment")}
 	x.pool = outboxtest.NewPool(t, x.db.ServiceURL)
-	router := web.NewRouter(web.Config{Logger: quiet})
-	x.server = httptest.NewServer(router)
-	t.Cleanup(x.server.Close)
+	router := x.listen(t)
 	var err error
 	if x.sandbox, err = gateway.NewSandbox(gateway.SandboxConfig{
 		Pool: x.pool, Logger: quiet, BaseURL: x.server.URL, WebhookURL: x.server.URL + payment.WebhookPath("sandbox"), Lateness: time.Millisecond,
 	}); err != nil {
 		t.Fatal(err)
 	}
-	cfg := payment.Config{Pool: x.pool, Logger: quiet, BaseURL: x.server.URL + "/", Lateness: time.Millisecond}
+	active := gateway.SandboxName
 	if elsewhere != nil {
-		cfg.Gateway = elsewhere(x.sandbox)
+		x.beside = []gateway.Gateway{elsewhere(x.sandbox)}
+		active = x.beside[0].Name()
 	}
-	if x.service, err = payment.New(cfg); err != nil {
+	x.open(t, router, active)
+	return x
+}
+
+func (x *till) listen(t testing.TB) *web.Router {
+	t.Helper()
+	router := web.NewRouter(web.Config{Logger: quiet})
+	x.server = httptest.NewServer(router)
+	t.Cleanup(x.server.Close)
+	return router
+}
+
+// open makes the service, whose new payments are made at the active gateway.
+func (x *till) open(t testing.TB, router *web.Router, active string) {
+	t.Helper()
+	var err error
+	if x.service, err = payment.New(payment.Config{
+		Pool: x.pool, Logger: quiet, BaseURL: x.server.URL + "/", Lateness: time.Millisecond, Gateways: x.beside, Active: active,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	x.service.Routes(router)
-	return x
 }
 
 // remote is a sandbox that has to be called: its sessions are not opened in the payment's transaction.
