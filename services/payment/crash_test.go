@@ -457,6 +457,70 @@ func consistent(t *testing.T, said []contracts.Event) {
 	}
 }
 
+// held is a gateway that does not answer before it is released.
+type held struct {
+	gateway.Gateway
+	calls   atomic.Int32
+	release chan struct{}
+}
+
+func (h *held) Open(ctx context.Context, c gateway.Checkout) (gateway.Session, error) {
+	if c.Amount == heldAmount {
+		h.calls.Add(1)
+		select {
+		case <-h.release:
+		case <-ctx.Done():
+		}
+	}
+	return h.Gateway.Open(ctx, c)
+}
+
+// heldAmount is what the payments cost that held holds up.
+const heldAmount = 1313
+
+// Calls that are slow hold up no other while there is room, and there is room for 16.
+func TestASlowCallHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	slow := &held{release: make(chan struct{})}
+	x := newTill(t, func(s *gateway.Sandbox) gateway.Gateway {
+		slow.Gateway = remote{s}
+		return slow
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- x.service.Run(ctx) }()
+	prepare := func(amount contracts.Amount) uuid.UUID {
+		booking := uuid.New()
+		request := asks(booking)
+		request.Amount = amount
+		if err := x.prepare(request); err != nil {
+			t.Fatal(err)
+		}
+		return booking
+	}
+	for range 15 {
+		prepare(heldAmount)
+	}
+	outboxtest.Eventually(t, patience, func() bool { return slow.calls.Load() == 15 }, "15 calls are under way")
+	quick := prepare(5000)
+	outboxtest.Eventually(t, patience/2, func() bool { return x.status(t, quick) == "prepared" }, "another payment is prepared meanwhile")
+	for range 2 {
+		prepare(heldAmount)
+	}
+	outboxtest.Eventually(t, patience, func() bool { return slow.calls.Load() == 16 }, "16 calls are under way")
+	if n := scalar[int](t, x, `SELECT count(*) FROM payment.tasks WHERE attempts = 0`); n != 1 {
+		t.Errorf("%d tasks wait for room, want 1", n)
+	}
+	close(slow.release)
+	outboxtest.Eventually(t, patience, func() bool {
+		return scalar[int](t, x, `SELECT count(*) FROM payment.payments WHERE status <> 'prepared'`) == 0
+	}, "all are prepared")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestTheLoops lets payment run by itself: a payment expires, its late money comes and goes back.
 func TestTheLoops(t *testing.T) {
 	t.Parallel()

@@ -92,6 +92,7 @@ type Service struct {
 	active   gateway.Gateway
 	gateways map[string]gateway.Gateway
 	tasks    loop.Bell
+	room     chan struct{} // what is in it are tasks under way
 	calledAt bool // somebody said where webhooks go
 }
 
@@ -122,7 +123,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		pool: cfg.Pool, log: cfg.Logger, sandbox: sandbox, gateways: map[string]gateway.Gateway{gateway.SandboxName: sandbox},
-		tasks: loop.NewBell(), calledAt: calledAt,
+		tasks: loop.NewBell(), room: make(chan struct{}, tasksAtOnce), calledAt: calledAt,
 	}
 	for _, g := range cfg.Gateways {
 		s.gateways[g.Name()] = g

@@ -407,6 +407,64 @@ func TestTheRoleMayNotRewriteTheBooks(t *testing.T) {
 	}
 }
 
+// A payment that cannot be read is put off alone, each time for longer.
+func TestAPaymentThatFailsHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	x := newTill(t, remotely)
+	bad, good, later := uuid.New(), uuid.New(), uuid.New()
+	spoil := func(at string) {
+		x.exec(t, `UPDATE payment.payments SET prepared_at = $1::timestamptz WHERE booking_id = $2`, at, bad)
+	}
+	for _, booking := range []uuid.UUID{bad, good} {
+		if err := x.prepare(asks(booking)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const tasks = `SELECT count(*) FROM payment.tasks AS t JOIN payment.payments AS p ON p.id = payment_id WHERE booking_id = $1 AND `
+	spoil("infinity")
+	for _, attempts := range []int{0, 59} { // the last ends the trying, which cannot be stored either
+		x.exec(t, `UPDATE payment.tasks SET attempts = $1, next_at = clock_timestamp() WHERE state = 'due'`, attempts)
+		if _, err := x.service.Work(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if x.status(t, good) != "prepared" || scalar[int](t, x, tasks+`t.state = 'due' AND attempts = $2 AND error <> ''
+			AND next_at < clock_timestamp() + interval '5 min 1 s'`, bad, attempts+1) != 1 {
+			t.Fatalf("after %d attempts: the task is not put off, or the good payment is %s", attempts, x.status(t, good))
+		}
+	}
+	spoil("2026-01-01")
+	x.restart(t)
+	x.work(t)
+	x.hears(t, bad, "data-prepared")
+
+	x.prepared(t, later)
+	spoil("infinity")
+	expire := func(want int) {
+		t.Helper()
+		if n, err := x.service.Expire(t.Context()); err != nil || n != want {
+			t.Errorf("%d taken, want %d: %v", n, want, err)
+		}
+	}
+	x.exec(t, `UPDATE payment.payments SET expires_at = clock_timestamp() - interval '1 s' WHERE booking_id <> $1`, later)
+	expire(2) // one of them ends
+	x.exec(t, `UPDATE payment.payments SET expiry_next_at = expiry_next_at + interval '1 h'`)
+	expire(0)
+	x.exec(t, `UPDATE payment.payments SET expires_at = clock_timestamp()`)
+	expire(1)
+	x.hears(t, good, "data-prepared expired")
+	x.hears(t, later, "data-prepared expired")
+	const again = `UPDATE payment.payments SET expiry_next_at = clock_timestamp() WHERE booking_id = $1`
+	x.exec(t, again, bad)
+	expire(1)
+	if n := scalar[int](t, x, `SELECT expiry_failures FROM payment.payments WHERE booking_id = $1`, bad); n != 2 {
+		t.Errorf("it was put off %d times, want 2", n)
+	}
+	spoil("2026-01-01")
+	x.exec(t, again, bad)
+	expire(1)
+	x.hears(t, bad, "data-prepared expired")
+}
+
 func TestNewRefusesABadURL(t *testing.T) {
 	t.Parallel()
 	x := newTill(t, nil)
