@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"pgregory.net/rapid"
 
 	"github.com/jcp/ticketwave/contracts"
@@ -337,11 +338,52 @@ func TestStripeRefuses(t *testing.T) {
 	if state := scalar[string](t, x, `SELECT state || ' ' || round FROM payment.tasks WHERE kind = 'refund'`); state != "due 1" {
 		t.Errorf("the refund is %s", state)
 	}
+	if err := x.prepare(asks(uuid.New())); err != nil {
+		t.Fatal(err)
+	}
+	x.counts(t, 1, 1)
+	x.exec(t, `UPDATE payment.tasks SET state = 'refused' WHERE kind = 'refund'`) // given up, and owed
+	x.counts(t, 1, 1)
+	x.exec(t, `UPDATE payment.tasks SET state = 'due' WHERE kind = 'refund'`)
 	x.exec(t, `UPDATE payment.ledger SET reference = $1`, "pi_"+x.session(t, paid))
 	x.exec(t, `UPDATE payment.tasks SET charge = $1, next_at = clock_timestamp() WHERE kind = 'refund'`, "pi_"+x.session(t, paid))
 	x.work(t)
+	x.counts(t, 0, 0)
 	x.hears(t, paid, "data-prepared completed refunded")
 	x.keeps(t, s)
+}
+
+// counts checks the gauges.
+func (x *till) counts(t testing.TB, waiting, refused int) {
+	t.Helper()
+	if err := x.service.Measure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for state, want := range map[string]int{"waiting": waiting, "refused": refused} {
+		tasks, oldest := value(t, x, "ticketwave_payment_tasks", state), value(t, x, "ticketwave_payment_tasks_oldest_seconds", state)
+		if tasks != float64(want) || (oldest > 0) != (want > 0) {
+			t.Errorf("%s: %g tasks, the oldest %g s, want %d tasks", state, tasks, oldest, want)
+		}
+	}
+}
+
+// value is that of a gauge, or -1.
+func value(t testing.TB, x *till, name, state string) float64 {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(x.service.Metrics()...)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == name && m.GetLabel()[0].GetValue() == state {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
 }
 
 // A webhook that comes before its session is recorded is sent again.

@@ -93,6 +93,7 @@ type Service struct {
 	gateways map[string]gateway.Gateway
 	tasks    loop.Bell
 	room     chan struct{} // what is in it are tasks under way
+	gauges   gauges
 	calledAt bool // somebody said where webhooks go
 }
 
@@ -123,7 +124,7 @@ func New(cfg Config) (*Service, error) {
 	}
 	s := &Service{
 		pool: cfg.Pool, log: cfg.Logger, sandbox: sandbox, gateways: map[string]gateway.Gateway{gateway.SandboxName: sandbox},
-		tasks: loop.NewBell(), room: make(chan struct{}, tasksAtOnce), calledAt: calledAt,
+		tasks: loop.NewBell(), room: make(chan struct{}, tasksAtOnce), gauges: newGauges(), calledAt: calledAt,
 	}
 	for _, g := range cfg.Gateways {
 		s.gateways[g.Name()] = g
