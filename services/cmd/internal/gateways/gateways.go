@@ -57,10 +57,6 @@ func isURLOrNothing(value string) bool { return value == "" || daemon.IsURL(valu
 // Config is the part of payment's configuration that the options say.
 func (o Options) Config() (payment.Config, error) {
 	cfg := payment.Config{BaseURL: o.BaseURL, WebhookURL: o.WebhookURL, Lateness: o.Lateness, Active: o.Active}
-	var err error
-	if cfg.SandboxSecrets, err = gateway.ParseSecrets(o.SandboxSecrets); err != nil {
-		return cfg, err
-	}
 	switch {
 	case o.StripeKey != "" && o.StripeSecrets != "":
 		g, err := o.stripe()
@@ -73,7 +69,9 @@ func (o Options) Config() (payment.Config, error) {
 	case o.StripeKey != "" || o.StripeSecrets != "":
 		return cfg, errors.New("TW_STRIPE_KEY and TW_STRIPE_WEBHOOK_SECRETS go together: one of them is not set")
 	}
-	return cfg, nil
+	secrets, err := gateway.ParseSecrets(o.SandboxSecrets)
+	cfg.SandboxSecrets = secrets
+	return cfg, err
 }
 
 func (o Options) stripe() (*stripe.Gateway, error) {

@@ -24,7 +24,7 @@ func TestConfig(t *testing.T) {
 		"both":                 {Options{Active: "stripe", StripeKey: "sk", StripeSecrets: "whsec_x,whsec_y", SandboxSecrets: secret}, true, ""},
 		"back in the sandbox":  {Options{Active: "sandbox", StripeKey: "sk", StripeSecrets: "whsec_x"}, true, ""},
 		"stripe, no key":       {Options{Active: "stripe", StripeSecrets: "whsec_x"}, false, "TW_STRIPE_KEY"},
-		"stripe, no hook":      {Options{Active: "stripe", StripeKey: "sk", SandboxSecrets: secret}, false, "TW_STRIPE_WEBHOOK_SECRETS"},
+		"stripe, no hook":      {Options{Active: "stripe", StripeKey: "sk", SandboxSecrets: "whsec_x"}, false, "TW_STRIPE_WEBHOOK_SECRETS"},
 		"sandbox, half stripe": {Options{Active: "sandbox", StripeKey: "sk"}, false, "TW_STRIPE_WEBHOOK_SECRETS"},
 		"sandbox, hook alone":  {Options{Active: "sandbox", StripeSecrets: "whsec_x"}, false, "TW_STRIPE_KEY"},
 	} {
