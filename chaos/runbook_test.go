@@ -15,6 +15,7 @@ const (
 	looking   = "TestRunbook: the commands that only look, in a house with other troubles; the trouble itself: "
 	byDoctor  = "outbox/operate: TestDoctor..., its finding"
 	byConsole = "outbox/cmd/outboxctl: TestMovingWhatIsStuck"
+	byAlerts  = "services/e2e: TestAlertsNameWhatThereIs, what to see and what to do"
 )
 
 func rows(numbers string) string { return "make chaos ONLY=" + numbers }
@@ -46,6 +47,9 @@ var tried = map[string]string{
 	"ServiceBrokerAway":         looking + rows("20,21"),
 	"ServicePoolExhausted":      looking + rows("17"),
 	"ServiceErrors":             looking + rows("17"),
+	"SagaStuck":                 byAlerts,
+	"SagaOverdue":               byAlerts,
+	"PaymentTasksRefused":       byAlerts,
 	"ServiceSlow":               looking + rows("28"),
 	"database-away":             looking + rows("11,12"),
 	"topology":                  byRunbook,

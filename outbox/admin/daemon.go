@@ -33,7 +33,7 @@ type Options struct {
 
 // Check returns what is wrong with the options, in the words of the environment's variables.
 func (o Options) Check() error {
-	host, _, err := net.SplitHostPort(o.Addr)
+	_, _, err := net.SplitHostPort(o.Addr)
 	switch {
 	case err != nil:
 		return fmt.Errorf("TW_ADMIN_ADDR is %q: want host:port, 127.0.0.1:5011 for example", o.Addr)
@@ -43,16 +43,18 @@ func (o Options) Check() error {
 		return errors.New("TW_ADMIN_DATABASES: want name=postgres://user:password@host:port/database, separated by commas")
 	case (o.CertFile == "") != (o.KeyFile == ""):
 		return errors.New("TW_ADMIN_TLS_CERT and TW_ADMIN_TLS_KEY: want both or neither")
-	case o.CertFile == "" && !o.Insecure && !loopback(host):
+	case o.CertFile == "" && !o.Insecure && !Loopback(o.Addr):
 		return fmt.Errorf("TW_ADMIN_ADDR is %q, open to other hosts without TLS: set TW_ADMIN_TLS_CERT and TW_ADMIN_TLS_KEY, "+
 			"an address of 127.0.0.1, or TW_ADMIN_INSECURE=true where something else protects the tokens", o.Addr)
 	}
 	return nil
 }
 
-func loopback(host string) bool {
+// Loopback reports whether only this machine reaches host:port, so that a token may be sent there without TLS.
+func Loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
 	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
 // Daemon is the API on its port.

@@ -21,8 +21,9 @@
 // order holds through any failure. A message without a readable id or key can neither be remembered nor ordered:
 // it goes to the dead-letter queue with the reason in a header. Nothing is ever rejected to the broker.
 //
-// A type without a handler, or a body that does not fit, waits like any failure, so that order survives a rolling upgrade:
-// when another build of the program takes the partition over, it tries at once what it may be able to read, parked or not.
+// A type without a handler, a body that does not fit, or what a handler calls Unreadable waits like any failure, so that order
+// survives a rolling upgrade: when another build of the program takes the partition over, it tries at once what it may be
+// able to read, parked or not.
 //
 // While the database is away, or the dead-letter queue takes nothing, the consumer holds the message and waits (Held); that
 // counts as nobody's failure. When the lease may have passed on meanwhile, everything goes back to the broker once.

@@ -21,10 +21,23 @@ func Permanent(err error) error {
 	return permanentError{err}
 }
 
-// Errors of a message that this build of the program cannot handle; another build may.
+// unreadableError marks an error of what this build cannot read.
+type unreadableError struct{ error }
+
+// Unwrap gives the marked error.
+func (e unreadableError) Unwrap() error { return e.error }
+
+// Unreadable marks an error that another build of the program may not have, as of a version that this one does not know. Its
+// message waits, as one whose body does not fit does, and another build tries it afresh. Unreadable(nil) is nil.
+func Unreadable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return unreadableError{err}
+}
+
 var (
-	errUnknownType = errors.New("no handler for this type")
-	errUndecodable = errors.New("the body does not fit its type")
+	errUnknownType = errors.New("no handler for this type") // another build may have one
 	errPanic       = errors.New("the handler panicked")
 	errTooOld      = errors.New("the message is older than what the inbox remembers: it may have been handled")
 )
@@ -40,13 +53,16 @@ const (
 )
 
 func classOf(err error) string {
-	var permanent permanentError
+	var (
+		permanent  permanentError
+		unreadable unreadableError
+	)
 	switch {
 	case errors.As(err, &permanent):
 		return classPermanent
 	case errors.Is(err, errUnknownType):
 		return classUnknownType
-	case errors.Is(err, errUndecodable):
+	case errors.As(err, &unreadable):
 		return classUndecodable
 	case errors.Is(err, errPanic):
 		return classPanic

@@ -187,7 +187,8 @@ func New(cfg Config) (*Consumer, error) {
 // ctx carries the message's Meta and causality, so that events appended in tx belong to the same flow.
 //
 // The body is decoded from JSON, unknown fields ignored; if E has a method Validate() error, it is asked next.
-// A body that does not fit waits in inbox.stuck, as does one of a type without a handler: a newer build may know it.
+// A body that does not fit waits in inbox.stuck, as does one of a type without a handler or with an error marked by
+// Unreadable: a newer build may know it.
 // Handling one type twice panics.
 func Handle[E any](c *Consumer, typ string, handle func(ctx context.Context, tx pgx.Tx, event E) error, options ...Option[E]) {
 	add(c, typ, func(ctx context.Context, tx pgx.Tx, messages []delivery) error {
@@ -248,11 +249,11 @@ func add[E any](c *Consumer, typ string, call func(ctx context.Context, tx pgx.T
 // decode is the message's event, asked whether it is valid.
 func decode[E any](d delivery) (event E, err error) {
 	if err := json.Unmarshal(d.payload, &event); err != nil {
-		return event, fmt.Errorf("%w %s: %w", errUndecodable, d.meta.Type, err)
+		return event, Unreadable(fmt.Errorf("the body does not fit its type %s: %w", d.meta.Type, err))
 	}
 	if v, ok := any(event).(interface{ Validate() error }); ok {
 		if err := v.Validate(); err != nil {
-			return event, fmt.Errorf("%w %s: %w", errUndecodable, d.meta.Type, err)
+			return event, Unreadable(fmt.Errorf("the body does not fit its type %s: %w", d.meta.Type, err))
 		}
 	}
 	return event, nil

@@ -52,15 +52,23 @@ func TestARollingUpgradeKeepsOrder(t *testing.T) {
 			b := newBench(t)
 			cfg := b.config()
 			cfg.MaxAttempts, cfg.Build = attempts, "old"
-			stopOld := b.start(cfg, func(ctx context.Context, tx pgx.Tx, e placed) error { return record(ctx, tx, e.N) })
-			keys := []string{"k0", "k1", "l0", "l1"}
+			stopOld := b.start(cfg, func(ctx context.Context, tx pgx.Tx, e placed) error {
+				if m, _ := inbox.MetaFrom(ctx); m.Key[0] == 'm' && e.N%2 == 1 {
+					return inbox.Unreadable(errors.New("only the newer build can handle it"))
+				}
+				return record(ctx, tx, e.N)
+			})
+			keys := []string{"k0", "k1", "l0", "l1", "m0", "m1"}
 			send := func(n int) {
 				for _, key := range keys {
 					b.publish(key, newMessage(key, typ, fmt.Sprintf(`{"n":%d}`, n)))
-					if key[0] == 'k' {
+					switch key[0] {
+					case 'k':
 						b.publish(key, newMessage(key, typNew, fmt.Sprintf(`{"n":%d}`, n+1)))
-					} else {
+					case 'l':
 						b.publish(key, newMessage(key, typ, fmt.Sprintf(`{"n":"%d"}`, n+1)))
+					case 'm':
+						b.publish(key, newMessage(key, typ, fmt.Sprintf(`{"n":%d}`, n+1)))
 					}
 				}
 			}

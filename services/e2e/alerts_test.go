@@ -77,7 +77,9 @@ var (
 func TestAlertsNameWhatThereIs(t *testing.T) {
 	t.Parallel()
 	c := newCity(t)
-	programs := []string{"relay", "booking", "catalog", "payment", "notification"}
+	tokens := operatorToken(t)
+	c.told["booking"], c.told["saga"] = []string{"TW_SAGA=orchestration"}, []string{"TW_ADMIN_TOKENS=" + tokens}
+	programs := []string{"relay", "booking", "catalog", "payment", "notification", "saga"}
 	c.start(programs...)
 	b := c.book(c.sell(10), 1)
 	outboxtest.Eventually(t, 30*time.Second, func() bool {
@@ -125,14 +127,15 @@ func TestAlertsNameWhatThereIs(t *testing.T) {
 			}
 		}
 	}
+	c.tryRunbook(b.ID, tokens)
 }
 
 // runbook is what the operators' documentation has about one alert or finding.
 var runbook = regexp.MustCompile("(?m)^### `?([A-Za-z-]+)`?$")
 
-// Every alert says how bad it is and where its section is, and each section of that part is an alert's.
-func TestEveryAlertHasItsRunbook(t *testing.T) {
-	t.Parallel()
+// sections are the alerts' in the operators' documentation, and how its shell asks the coordinator.
+func sections(t *testing.T) (of map[string]string, saga string) {
+	t.Helper()
 	text, err := os.ReadFile("../../docs/operations.md")
 	if err != nil {
 		t.Fatal(err)
@@ -142,15 +145,22 @@ func TestEveryAlertHasItsRunbook(t *testing.T) {
 		t.Fatal("docs/operations.md has no part \"Alerts\"")
 	}
 	part, _, _ = strings.Cut(part, "\n## ")
-	sections := map[string]string{}
+	of = map[string]string{}
 	at := runbook.FindAllStringSubmatchIndex(part, -1)
 	for i, m := range at {
 		end := len(part)
 		if i+1 < len(at) {
 			end = at[i+1][0]
 		}
-		sections[part[m[2]:m[3]]] = part[m[1]:end]
+		of[part[m[2]:m[3]]] = part[m[1]:end]
 	}
+	return of, regexp.MustCompile(`(?m)^    saga\(\) .*$`).FindString(string(text))
+}
+
+// Every alert says how bad it is and where its section is, and each section of that part is an alert's.
+func TestEveryAlertHasItsRunbook(t *testing.T) {
+	t.Parallel()
+	sections, _ := sections(t)
 	for _, a := range readAlerts(t) {
 		section, ok := sections[a.Alert]
 		delete(sections, a.Alert)

@@ -277,6 +277,9 @@ func TestComposeGuardsTheAdministrationAPI(t *testing.T) {
 	if *relay["TW_ADMIN_ADDR"] != ":5011" || *relay["TW_ADMIN_INSECURE"] != "true" {
 		t.Errorf("it listens on %s", *relay["TW_ADMIN_ADDR"])
 	}
+	if saga := project.Services["saga"].Environment; *saga["TW_ADMIN_TOKENS"] != "" || *saga["TW_ADMIN_INSECURE"] != "true" {
+		t.Errorf("the coordinator takes tokens of %q, beyond its container: %s", *saga["TW_ADMIN_TOKENS"], *saga["TW_ADMIN_INSECURE"])
+	}
 }
 
 // Stripe is off until the environment says otherwise, and gets what it needs from there.

@@ -247,10 +247,12 @@ func (s *Service) hear(ctx context.Context, tx pgx.Tx, all []heard) error {
 		}
 		e.At = r.Now
 		c, m, err := s.apply(h.ctx, r, e, kindHeard, message, "")
-		if errors.Is(err, ErrContradiction) {
-			err = inbox.Permanent(err)
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrContradiction):
+			return inbox.Permanent(err)
+		case errors.Is(err, errVersion):
+			return inbox.Unreadable(err)
+		case err != nil:
 			return err
 		}
 		changes, messages = append(changes, c), append(messages, m...)

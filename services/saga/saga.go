@@ -45,6 +45,7 @@ type Service struct {
 	versions []int
 	newest   Definition
 	look     time.Duration
+	gauges   gauges
 }
 
 // New makes a Service. It does not touch the database.
@@ -61,7 +62,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Look <= 0 {
 		cfg.Look = DefaultLook
 	}
-	s := &Service{pool: cfg.Pool, log: cfg.Logger, tokens: cfg.Tokens, known: map[int]Definition{}, look: cfg.Look}
+	s := &Service{pool: cfg.Pool, log: cfg.Logger, tokens: cfg.Tokens, known: map[int]Definition{}, look: cfg.Look, gauges: newGauges()}
 	for _, d := range cfg.Definitions {
 		if err := d.check(); err != nil {
 			return nil, fmt.Errorf("saga: version %d: %w", d.Version, err)

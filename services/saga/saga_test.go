@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -20,6 +21,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
@@ -533,6 +535,79 @@ func TestOldInstancesGoOnUnderTheirVersion(t *testing.T) {
 	}
 }
 
+// shows is what Prometheus sees after a look.
+func (d *desk) shows() map[string]float64 {
+	d.t.Helper()
+	if err := d.svc.Measure(context.Background()); err != nil {
+		d.t.Error(err)
+	}
+	return d.exposed()
+}
+
+// exposed are the metrics, by name and label.
+func (d *desk) exposed() map[string]float64 {
+	d.t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(d.svc.Metrics()...)
+	families, err := registry.Gather()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, label := range m.GetLabel() {
+				name += " " + label.GetValue()
+			}
+			values[name] = m.GetGauge().GetValue()
+		}
+	}
+	return values
+}
+
+func TestWhatIsStuckAndOverdueIsMeasured(t *testing.T) {
+	t.Parallel()
+	d, want := newDesk(t, Config{}), map[string]float64{"ticketwave_saga_overdue_seconds": 0}
+	for _, state := range []string{"running", "settling", "committing", "compensating", "stuck"} {
+		want["ticketwave_saga_instances "+state] = 0
+	}
+	is := func(running, stuck float64) {
+		t.Helper()
+		want["ticketwave_saga_instances running"], want["ticketwave_saga_instances stuck"] = running, stuck
+		if got := d.shows(); !maps.Equal(got, want) {
+			t.Errorf("%v, want %v", got, want)
+		}
+	}
+	change := func(id, what string) {
+		t.Helper()
+		if _, err := d.db.Exec(t.Context(), `UPDATE saga.instances SET `+what+` WHERE id = $1`, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	is(0, 0)
+	ids := []string{uuid.NewString(), uuid.NewString(), uuid.NewString(), uuid.NewString()}
+	for _, id := range ids {
+		d.must(created(id))
+	}
+	change(ids[0], `state = 'stuck', due_at = NULL`)
+	change(ids[1], `state = 'compensated', due_at = NULL`)
+	is(2, 1)
+	change(ids[2], `due_at = clock_timestamp() - interval '1 hour'`)
+	if late := d.shows()["ticketwave_saga_overdue_seconds"]; late < 3600 || late > 3700 {
+		t.Errorf("overdue for %v s", late)
+	}
+	change(ids[2], `version = 2`) // a newer build keeps its deadline
+	is(1, 2)
+	d.pool.Close()
+	if err := d.svc.Measure(t.Context()); err == nil {
+		t.Error("what does not answer is measured")
+	}
+	if got := d.exposed(); len(got) > 0 {
+		t.Errorf("what is not measured is shown: %v", got)
+	}
+}
+
 func TestARevisionIsWrittenOnce(t *testing.T) {
 	t.Parallel()
 	d, id := newDesk(t, Config{}), uuid.NewString()
@@ -873,4 +948,13 @@ func TestOverRabbitMQ(t *testing.T) {
 		t.Errorf("sent %v, want %v", got, want)
 	}
 	d.historyIsWhole(id)
+	// What another build's definition is needed for waits for that build.
+	if _, err := d.db.Exec(t.Context(), `UPDATE saga.instances SET version = 2`); err != nil {
+		t.Fatal(err)
+	}
+	send(answerOf(contracts.TypePaymentRefunded, id))
+	outboxtest.Eventually(t, 30*time.Second, func() (waits bool) {
+		err := d.db.QueryRow(context.Background(), `SELECT EXISTS (SELECT FROM inbox.stuck WHERE class = 'undecodable' AND NOT parked)`).Scan(&waits)
+		return err == nil && waits
+	}, "the message does not wait for another build")
 }

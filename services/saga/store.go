@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/jcp/ticketwave/services/internal/batch"
 	"github.com/jcp/ticketwave/services/internal/web"
@@ -196,6 +198,58 @@ func instances(ctx context.Context, db querier, state string, known []int, page 
 		return nil, err
 	}
 	return pgx.CollectRows(rows, scan)
+}
+
+const (
+	// mostCounted bounds what a look at the instances of a state costs.
+	mostCounted      = 5000
+	measureTimeout   = 3 * time.Second
+	measureStatement = "1000" // ms
+)
+
+// measured is what is to be watched of the instances that have not ended.
+type measured struct {
+	// Counts are of each state, of its 5,000 oldest instances. Those of a version that is not among the known are stuck.
+	Counts map[string]int
+	// Overdue is for how long the first deadline has been past that nobody has kept, under a known version.
+	Overdue time.Duration
+}
+
+// measure looks within three seconds and at a bounded cost.
+func measure(ctx context.Context, db *pgxpool.Pool, known []int) (m measured, err error) {
+	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
+	defer cancel()
+	unended := slices.DeleteFunc(slices.Clone(states), func(s string) bool { return Phase(s).Ended() })
+	m.Counts = make(map[string]int, len(unended))
+	for _, state := range unended {
+		m.Counts[state] = 0
+	}
+	var (
+		looks pgx.Batch
+		late  float64
+	)
+	looks.Queue(`SELECT set_config('statement_timeout', $1, true)`, measureStatement)
+	looks.Queue(`
+		SELECT CASE WHEN i.version = ANY ($2) THEN i.state ELSE 'stuck' END, count(*)
+		FROM unnest($1::text[]) AS s (state),
+		     LATERAL (SELECT state, version FROM saga.instances WHERE state = s.state ORDER BY id LIMIT $3) AS i
+		GROUP BY 1`, unended, known, mostCounted).Query(func(rows pgx.Rows) error {
+		var (
+			state string
+			n     int
+		)
+		_, err := pgx.ForEachRow(rows, []any{&state, &n}, func() error { m.Counts[state] = n; return nil })
+		return err
+	})
+	looks.Queue(`
+		SELECT coalesce(extract(epoch FROM clock_timestamp() - min(due_at)), 0)::float8
+		FROM (SELECT due_at FROM saga.instances WHERE due_at IS NOT NULL AND version = ANY ($1) ORDER BY due_at LIMIT 1) AS first`,
+		known).QueryRow(func(row pgx.Row) error { return row.Scan(&late) })
+	if err := db.SendBatch(ctx, &looks).Close(); err != nil {
+		return measured{}, fmt.Errorf("measure sagas: %w", err)
+	}
+	m.Overdue = max(0, time.Duration(late*float64(time.Second)))
+	return m, nil
 }
 
 // historyOf are the newest entries, at most most of them, oldest first.

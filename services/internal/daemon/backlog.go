@@ -24,7 +24,7 @@ func newBacklog(service string) *backlog {
 		stuck: prometheus.NewDesc("ticketwave_inbox_stuck_messages",
 			"Messages in inbox.stuck: retrying and parked are the first of their key, behind waits for them.", []string{"state"}, labels),
 		oldest:   prometheus.NewDesc("ticketwave_inbox_stuck_oldest_seconds", "For how long the first of them has been there.", nil, labels),
-		measured: prometheus.NewDesc("ticketwave_inbox_measured", "1 if the database answered the last look at the inbox.", nil, labels),
+		measured: prometheus.NewDesc("ticketwave_inbox_measured", "1 if the database answered the last look at the inbox and at what else is measured.", nil, labels),
 	}
 }
 

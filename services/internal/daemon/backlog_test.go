@@ -1,10 +1,15 @@
 package daemon_test
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/jcp/ticketwave/outbox/outboxtest"
 )
@@ -24,14 +29,32 @@ func (p *process) shows(lines ...string) {
 	}, "the metrics do not show %q", lines)
 }
 
+// counting is a service that shows whether it was asked to measure.
+type counting struct {
+	*stub
+	looks  prometheus.Gauge
+	broken atomic.Bool
+}
+
+func (c *counting) Metrics() []prometheus.Collector { return []prometheus.Collector{c.looks} }
+
+func (c *counting) Measure(context.Context) error {
+	if c.broken.Load() {
+		return errors.New("broken")
+	}
+	c.looks.Set(1)
+	return nil
+}
+
 func TestMetricsOfWhatWaitsInTheInbox(t *testing.T) {
 	t.Parallel()
 	db := outboxtest.NewDatabase(t, "booking", "booking")
 	address, _ := broker(t)
 	network := outboxtest.NewProxy(t, db.ServiceURL)
-	p := start(t, openPool(t, network.URL), address, quick())
+	own := &counting{stub: quick(), looks: prometheus.NewGauge(prometheus.GaugeOpts{Name: "own_looks"})}
+	p := start(t, openPool(t, network.URL), address, own)
 	p.becomes("/readyz", http.StatusOK)
-	p.shows(`ticketwave_inbox_measured{service="booking"} 1`, `ticketwave_inbox_stuck_messages{service="booking",state="parked"} 0`,
+	p.shows(`own_looks 1`, `ticketwave_inbox_measured{service="booking"} 1`, `ticketwave_inbox_stuck_messages{service="booking",state="parked"} 0`,
 		`ticketwave_inbox_stuck_oldest_seconds{service="booking"} 0`)
 	for _, m := range []struct {
 		key    string
@@ -57,5 +80,7 @@ func TestMetricsOfWhatWaitsInTheInbox(t *testing.T) {
 	}
 	network.Up()
 	p.shows(`ticketwave_inbox_measured{service="booking"} 1`)
+	own.broken.Store(true)
+	p.shows(`ticketwave_inbox_measured{service="booking"} 0`)
 	p.stop()
 }

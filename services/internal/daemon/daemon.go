@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/jcp/ticketwave/outbox/inbox"
 	"github.com/jcp/ticketwave/outbox/retention"
@@ -42,6 +43,15 @@ type Runner interface {
 	Run(ctx context.Context) error
 }
 
+// Measured is a service with metrics of its own that are read from its database.
+type Measured interface {
+	// Metrics are asked for once. To collect them asks nobody.
+	Metrics() []prometheus.Collector
+	// Measure brings them up to date at each look at the inbox, within a deadline of its own. When it cannot, they show nothing
+	// and it returns why.
+	Measure(ctx context.Context) error
+}
+
 // Addressed is a service that wants to know where it answers, such as one that is called back.
 type Addressed interface {
 	// AnswersAt is told the URL, as seen from this process, before anything runs.
@@ -65,7 +75,7 @@ type Config struct {
 	Logger *slog.Logger
 	// Observe, if set, is told what became of every message. It must not block.
 	Observe func(inbox.Outcome)
-	// Measure is the time between two looks at the inbox for the metrics. Default 10 s.
+	// Measure is the time between two looks at the database for the metrics. Default 10 s.
 	Measure time.Duration
 }
 
@@ -81,6 +91,7 @@ type daemon struct {
 	cfg     Config
 	bus     *bus.Bus
 	metrics *metrics
+	own     Measured    // or nil
 	checked atomic.Bool // the schema is new enough
 }
 
@@ -101,6 +112,10 @@ func Run(ctx context.Context, cfg Config, svc Service) error {
 	router := web.NewRouter(web.Config{Logger: d.cfg.Logger, Observe: d.metrics.request, Admit: d.admit})
 	d.probes(router)
 	svc.Routes(router)
+	if m, ok := svc.(Measured); ok {
+		d.own = m
+		d.metrics.registry.MustRegister(m.Metrics()...)
+	}
 	if a, ok := svc.(Addressed); ok {
 		a.AnswersAt(ownURL(cfg.Listener.Addr()))
 	}
@@ -216,10 +231,13 @@ func (d *daemon) keepPartitions(ctx context.Context) {
 	}
 }
 
-// measure looks at what waits in the inbox, again and again until ctx ends.
+// measure looks at what waits in the inbox, and at what the service measures, again and again until ctx ends.
 func (d *daemon) measure(ctx context.Context) {
 	for failed := false; ; {
 		backlog, err := d.bus.Consumer.Backlog(ctx)
+		if d.own != nil {
+			err = errors.Join(err, d.own.Measure(ctx))
+		}
 		if ctx.Err() != nil {
 			return
 		}
