@@ -69,7 +69,7 @@ test-full: tools-race up ## the tests, and those that take longer
 		echo "--- $$module"; (cd $$module && go test -race -count=1 -timeout 60m -tags full ./...) || failed=1; \
 	done; [ -z "$${failed:-}" ]
 
-chaos: ## inject every fault of the matrix into servers of its own; ONLY=3,20 chooses rows, SEED=7 repeats a run
+chaos: tools-race ## inject every fault of the matrix into servers of its own; ONLY=3,20 chooses rows, SEED=7 repeats a run
 	@mkdir -p $(BIN) && cd chaos && go test -c -o $(BIN)/chaos.test . && \
 		exec $(BIN)/chaos.test -test.run TestFaults -test.timeout 60m -all -only '$(ONLY)' -seed $(or $(SEED),0) -saga $(or $(SAGA),choreography)
 
@@ -97,6 +97,6 @@ $(LINT):
 	@GOFLAGS= GOWORK=off GOBIN=$(TOOLS) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv $(TOOLS)/golangci-lint $@
 
-# The race detector needs a C compiler.
+# The race detector and a server with a clock of its own need a C compiler.
 tools-race:
 	@command -v gcc >/dev/null && [ -e /usr/include/stdlib.h ] || deploy/stack.sh install gcc libc6-dev

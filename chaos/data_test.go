@@ -601,9 +601,9 @@ func (w *world) migrateTogether(t *testing.T, n int) {
 	}
 }
 
-// forgedRows tries with a service's role what only others may do.
-func forgedRows(r *run) {
-	r.begin()
+// forgedRows tries with a service's database role what only others may do.
+func (r *run) forgedRows() {
+	r.Helper()
 	ctx, cancel := r.context(time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, r.w.databaseURL(r.T, local(r.w.pg.port), "booking", "booking"))

@@ -97,6 +97,7 @@ func TestErrorsBecomeProblems(t *testing.T) {
 		"pool closed":        {err: puddle.ErrClosedPool, status: 503, retry: "2"},
 		"shutdown":           {err: pg("57P01"), status: 503, retry: "2"},
 		"too many clients":   {err: pg("53300"), status: 503, retry: "2"},
+		"idle transaction":   {err: pg("25P03"), status: 503, retry: "2"},
 		"standby":            {err: pg("25006"), status: 503, retry: "2"},
 		"deadlock":           {err: pg("40P01"), status: 503, retry: "2"},
 		"statement timeout":  {err: pg("57014"), status: 503, retry: "2"},
