@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -178,15 +179,9 @@ func (r *run) deadlock() {
 func smallDisk(t *testing.T, s *stage) *stage {
 	t.Helper()
 	dir := filepath.Join(s.dir, "small")
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=600m,mode=711"); err != nil {
+	if err := tmpfs(dir, "600m", 0); err != nil {
 		t.Skipf("no small disk to fill: mount a tmpfs: %v", err)
 	}
-	mountsMu.Lock()
-	mounts = append(mounts, dir)
-	mountsMu.Unlock()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	pg, err := newPostgres(ctx, s.where["postgres"], filepath.Join(dir, "postgres"), filepath.Join(s.dir, "small-wal"))
@@ -198,6 +193,22 @@ func smallDisk(t *testing.T, s *stage) *stage {
 	}
 	t.Cleanup(pg.crash)
 	return &stage{dir: s.dir, bin: s.bin, where: s.where, mq: s.mq, pg: pg}
+}
+
+// tmpfs mounts a disk of a size, until the harness ends.
+func tmpfs(dir, size string, flags uintptr) error {
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return err
+	}
+	if err := syscall.Mount("none", dir, "tmpfs", flags, "size="+size+",mode=711"); err != nil {
+		return err
+	}
+	mountsMu.Lock()
+	defer mountsMu.Unlock()
+	if !slices.Contains(mounts, dir) {
+		mounts = append(mounts, dir)
+	}
+	return nil
 }
 
 func diskFull(r *run) {
@@ -590,9 +601,9 @@ func (w *world) migrateTogether(t *testing.T, n int) {
 	}
 }
 
-// forgedRows tries with a service's role what only others may do.
-func forgedRows(r *run) {
-	r.begin()
+// forgedRows tries with a service's database role what only others may do.
+func (r *run) forgedRows() {
+	r.Helper()
 	ctx, cancel := r.context(time.Minute)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, r.w.databaseURL(r.T, local(r.w.pg.port), "booking", "booking"))

@@ -44,5 +44,5 @@
 //     the gateway and no webhook is left.
 //   - I7: goroutines of every program, and connections and channels at the broker, are what they were.
 //
-// A row that needs what does not exist yet runs as far as it can, and counts as "not run", with the reason.
+// A row that this machine cannot inject (it cannot mount a disk, or has no C compiler) counts as "not run", with the reason.
 package chaos

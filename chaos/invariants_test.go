@@ -112,7 +112,7 @@ func (p *picture) oneEffect(complain func(string, ...any)) {
 	for _, service := range participants {
 		answers := map[uuid.UUID]map[string]int{}
 		for _, m := range p.messages {
-			if m.source != service || m.Cause == uuid.Nil {
+			if m.source != service || m.Cause == uuid.Nil || m.Topic == contracts.TypeCatalogEventPublished { // whose cause is an HTTP request
 				continue
 			}
 			if answers[m.Cause] == nil {

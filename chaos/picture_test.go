@@ -24,7 +24,7 @@ type stored struct {
 	ID         int64
 	UUID       uuid.UUID
 	Topic, Key string
-	Cause      uuid.UUID // the message whose handling wrote it, or none
+	Cause      uuid.UUID // the message or the request whose handling wrote it, or none
 	Payload    []byte    // of what the catalog tells about its events, and of what users were told of
 	source     string
 }

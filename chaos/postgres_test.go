@@ -20,6 +20,7 @@ type postgres struct {
 	bin, dir, password string
 	port               int
 	settings           map[string]string
+	env                []string // of the server itself
 	proc               *child
 }
 
@@ -115,6 +116,7 @@ func (p *postgres) start(ctx context.Context) error {
 		args = append(args, "-c", name+"="+value)
 	}
 	cmd := p.command("postgres", args...)
+	cmd.Env = append(cmd.Env, p.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if p.proc, err = start("postgres", cmd, syscall.SIGQUIT); err != nil {
 		return err

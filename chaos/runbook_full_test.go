@@ -32,11 +32,14 @@ type manual struct {
 	admin    int
 	booking  int
 	sections map[string]string
+	running  *child // the house
+
+	place, disk, logDisk string // of servers; of this one's data and log, where they can be filled
 }
 
 func newManual(t *testing.T) *manual {
 	s := raise(t)
-	m := &manual{T: t, dir: t.TempDir(), mq: s.mq, relay: port(t), admin: port(t), booking: port(t), sections: sections(t)}
+	m := &manual{T: t, dir: t.TempDir(), mq: s.mq, relay: port(t), admin: port(t), booking: port(t), sections: sections(t), running: &child{}}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	build := exec.Command("go", "build", "-o", s.bin+"/", "./cmd/outboxctl")
@@ -45,9 +48,11 @@ func newManual(t *testing.T) *manual {
 		t.Fatal(err)
 	}
 	var err error
-	if m.pg, err = newPostgres(ctx, s.where["postgres"], filepath.Join(s.dir, "manual"), ""); err != nil {
+	wal := m.smallDisks(s.dir)
+	if m.pg, err = newPostgres(ctx, s.where["postgres"], filepath.Join(s.dir, "manual-disk", "postgres"), wal); err != nil {
 		t.Fatal(err)
 	}
+	m.pg.settings["max_wal_size"] = "96MB"
 	if err := m.pg.start(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -75,25 +80,32 @@ func newManual(t *testing.T) *manual {
 		t.Fatal(err)
 	}
 	m.house()
+	t.Cleanup(func() { m.running.kill() })
 	return m
 }
 
-// house runs everything until the test ends.
+// house runs everything, and waits until all is well.
 func (m *manual) house() {
 	m.Helper()
-	log, err := os.Create(filepath.Join(logs, "manual.log"))
+	m.enter()
+	m.well()
+}
+
+// enter starts everything, until leave or the end of the test.
+func (m *manual) enter() {
+	m.Helper()
+	log, err := os.OpenFile(filepath.Join(logs, "manual.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		m.Fatal(err)
 	}
-	m.Cleanup(func() { _ = log.Close() })
+	defer log.Close() // the house has its own
 	cmd := m.shell("exec bin/ticketwave run")
 	cmd.Stdout, cmd.Stderr = log, log
 	house, err := start("ticketwave run", cmd, syscall.SIGKILL)
 	if err != nil {
 		m.Fatal(err)
 	}
-	m.Cleanup(house.kill)
-	m.well()
+	*m.running = *house
 }
 
 func (m *manual) shell(command string) *exec.Cmd {
@@ -267,14 +279,18 @@ func TestRunbook(t *testing.T) {
 		try  func(m *manual)
 	}{
 		{"queue", (*manual).queueLost}, {"route", (*manual).routeLost}, {"bad messages", (*manual).bad}, {"connections", (*manual).connections},
-		{"broker", (*manual).blocked}, {"transactions", (*manual).transactions},
-		{"certificate", (*manual).certificate}, {"failover", failover},
+		{"broker", (*manual).blocked}, {"broker away", (*manual).brokerAway}, {"database away", (*manual).databaseAway},
+		{"transactions", (*manual).transactions}, {"pool", (*manual).poolExhausted}, {"clock", (*manual).clock},
+		{"retention", (*manual).retention}, {"nobody", (*manual).nobody}, {"binding lost", (*manual).bindingLost},
+		{"certificate", (*manual).certificate}, {"disk full", (*manual).diskFull}, {"upgrade", (*manual).upgraded}, {"failover", failover},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		if !t.Run(c.name, func(t *testing.T) {
 			m := *m
 			m.T = t
 			c.try(&m)
-		})
+		}) {
+			return // a house that is not well says nothing about the next
+		}
 	}
 }
 
@@ -291,7 +307,7 @@ func days(schema string) string {
 func failover(m *manual) {
 	ctx, cancel := context.WithTimeout(m.Context(), 3*time.Minute)
 	defer cancel()
-	standby := &postgres{bin: m.pg.bin, dir: m.pg.dir + "-standby", password: m.pg.password, settings: m.pg.settings, port: m.pg.port}
+	standby := &postgres{bin: m.pg.bin, dir: filepath.Join(m.place, "manual-standby"), password: m.pg.password, settings: m.pg.settings, port: m.pg.port}
 	if err := ownedByServer(standby.dir); err != nil {
 		m.Fatal(err)
 	}
@@ -312,6 +328,8 @@ func failover(m *manual) {
 	m.do(list[0])
 	m.ill("identity", "booking")
 	m.see("identity", "ANOTHER")
+	m.see("OutboxRelayCannotWork", "identity")
+	m.logged("work on a partition ended, starting it again")
 	m.remedy("identity")
 	for _, database := range schema.Services[1:] {
 		m.do(strings.ReplaceAll(list[len(list)-1], "booking", database))

@@ -21,7 +21,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -193,17 +192,39 @@ func (m *manual) queueLost() {
 
 // routeLost takes the one route of a message away, which waits in the outbox then.
 func (m *manual) routeLost() {
-	key := uuid.NewString()
-	partition := outbox.PartitionOf(key)
-	m.do(fmt.Sprintf("mq bindings/%%2F/e/ticketwave.events/q/booking.%d/%s.%[1]d -X DELETE", partition,
-		strings.TrimPrefix(contracts.TypeCatalogEventPublished, contracts.TypePrefix)))
-	id := uuid.Must(uuid.NewV7()).String()
-	m.do(published(id, key, m.event(key)))
-	m.ill("stuck-outbox", "catalog")
+	id, _ := m.unrouted()
 	m.seeFilled("stuck-outbox", []string{"MESSAGE-ID", id}, id)
 	m.seeFilled("OutboxStuckRetrying", nil, "unroutable", id)
 	m.do(m.one("OutboxStuckRetrying", "Do", "topology apply"))
 	m.well() // by itself
+
+	id, key := m.unrouted()
+	m.until("outboxctl stuck park " + id + " --reason tried --yes")
+	fill := []string{"MESSAGE-ID", id}
+	m.seeFilled("OutboxStuckParked", fill, id, "parked")
+	if err := os.WriteFile(filepath.Join(m.dir, "event.json"), []byte(m.event(key)), 0o600); err != nil {
+		m.Fatal(err)
+	}
+	m.do(m.one("OutboxStuckParked", "Do", "stuck edit", fill...) + ` --payload-file event.json --reason mended --yes`)
+	m.do(m.one("OutboxStuckRetrying", "Do", "topology apply"))
+	m.do(m.one("OutboxStuckParked", "Do", "stuck replay", fill...))
+	m.well()
+
+	id, _ = m.unrouted()
+	m.until(m.one("OutboxStuckParked", "Do", "stuck skip", "MESSAGE-ID", id))
+	m.do(m.one("OutboxStuckRetrying", "Do", "topology apply"))
+	m.well()
+}
+
+// unrouted is a message whose route is gone.
+func (m *manual) unrouted() (id, key string) {
+	m.Helper()
+	id, key = uuid.Must(uuid.NewV7()).String(), uuid.NewString()
+	m.do(fmt.Sprintf("mq bindings/%%2F/e/ticketwave.events/q/booking.%d/%s.%[1]d -X DELETE", outbox.PartitionOf(key),
+		strings.TrimPrefix(contracts.TypeCatalogEventPublished, contracts.TypePrefix)))
+	m.do(published(id, key, m.event(key)))
+	m.ill("stuck-outbox", "catalog")
+	return id, key
 }
 
 // bad are messages that a consumer cannot read: two of them not their content, one not even its id.
@@ -225,6 +246,8 @@ func (m *manual) bad() {
 
 	m.seeFilled("stuck-inbox", fill, ids[0])
 	m.seeFilled("InboxStuckRetrying", fill, "undecodable", ids[0])
+	m.do(`db booking "UPDATE inbox.stuck SET stuck_at = stuck_at - interval '2 hours'"`)
+	m.seeFilled("InboxStuckLong", fill, ids[0])
 	group := m.first(`(?m)^([0-9a-f]{8}) +booking inbox `, "outboxctl stuck groups --side inbox")
 	m.until(m.one("InboxStuckRetrying", "Do", "stuck replay --group", "NAME", group))
 	for _, id := range ids {
@@ -251,26 +274,12 @@ func (m *manual) certificate() {
 	if err := expired(cert, key); err != nil {
 		m.Fatal(err)
 	}
-	m.admin = port(m.T) // of this copy alone
-	role := func(name string) string {
-		return fmt.Sprintf("payment=postgres://ticketwave_%s:%s@%s/ticketwave_payment?sslmode=disable", name, servicePassword, local(m.pg.port))
-	}
-	m.env = append(slices.Clone(m.env), "TW_ADMIN_TLS_CERT="+cert, "TW_ADMIN_TLS_KEY="+key, "TW_ADMIN_CA="+cert, "TW_ADMIN_ADDR="+local(m.admin),
-		"TW_ADMIN_URL=https://"+local(m.admin), "TW_ADMIN_TOKENS=.run/admin-tokens", "TW_HTTP_ADDR="+local(port(m.T)),
-		"TW_RELAY_DATABASES="+role("relay"), "TW_ADMIN_DATABASES="+role("operator"))
-	relay, err := start("relay", m.shell("exec bin/relay"), syscall.SIGKILL)
-	if err != nil {
-		m.Fatal(err)
-	}
-	m.Cleanup(relay.kill)
+	m, relay := m.beside("https", []string{"payment"}, "TW_ADMIN_TLS_CERT="+cert, "TW_ADMIN_TLS_KEY="+key, "TW_ADMIN_CA="+cert)
 	m.first("(certificate has expired)", "! outboxctl status 2>&1")
 	m.see("certificate", "notAfter", "IP Address:127.0.0.1")
 	m.remedy("certificate")
 	m.until("outboxctl status || [ $? = 3 ]")
-	relay.signal(syscall.SIGTERM)
-	if !relay.await(30 * time.Second) {
-		m.Error("the relay does not stop")
-	}
+	m.stops(relay)
 }
 
 // expired makes a certificate that is its own authority.

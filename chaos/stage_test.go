@@ -102,7 +102,7 @@ var errNoServers = errors.New("no server programs")
 
 // raised is the stage once raise has run.
 var raised = sync.OnceValues(func() (*stage, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), buildLimit)
 	defer cancel()
 	s := &stage{dir: base, bin: filepath.Join(base, "bin")}
 	if err := s.locate(ctx); err != nil {
@@ -147,6 +147,9 @@ func (s *stage) locate(ctx context.Context) error {
 	}
 	return nil
 }
+
+// buildLimit is for a compiler on a busy machine.
+const buildLimit = 5 * time.Minute
 
 // build compiles the programs with their failpoints.
 func (s *stage) build(ctx context.Context) error {

@@ -2,6 +2,7 @@ package chaos_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,7 +39,8 @@ type world struct {
 	pools               map[string]*pgxpool.Pool
 	ports               map[string]int
 	procs               map[string]*program
-	runs                int // of programs, for the names of their logs
+	builds              map[string]string // where the programs of a name are, if not with the others
+	runs                int               // of programs, for the names of their logs
 	duplicates          float64
 
 	known    map[uuid.UUID]*stored // every outbox row ever seen
@@ -64,7 +66,7 @@ func newWorld(t *testing.T, s *stage, migrants int) *world {
 	name := "tw" + uuid.NewString()[:8]
 	w := &world{
 		stage: s, prefix: name + "_", vhost: name, mail: filepath.Join(s.dir, name, "mail"),
-		pools: map[string]*pgxpool.Pool{}, ports: map[string]int{}, procs: map[string]*program{},
+		pools: map[string]*pgxpool.Pool{}, ports: map[string]int{}, procs: map[string]*program{}, builds: map[string]string{},
 		known: map[uuid.UUID]*stored{}, foreign: map[uuid.UUID]bool{},
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -197,7 +199,7 @@ func (w *world) launch(t *testing.T, name string, env ...string) *program {
 		w.ports[name] = port(t)
 	}
 	p.port = w.ports[name]
-	cmd := exec.Command(filepath.Join(w.bin, p.kind))
+	cmd := exec.Command(filepath.Join(cmp.Or(w.builds[name], w.bin), p.kind))
 	cmd.Env = append(os.Environ(), "TW_HTTP_ADDR="+local(p.port), "TW_LOG_LEVEL=warn", "TW_MAIL_DIR="+w.mail)
 	cmd.Env = append(cmd.Env, w.servers(t, p.kind)...)
 	cmd.Env = append(cmd.Env, w.lives()...)

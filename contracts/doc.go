@@ -21,7 +21,7 @@
 //	cloudEvents_time         when it was written, RFC 3339 in UTC
 //	cloudEvents_specversion  "1.0"
 //	correlationid            the same on every message of one flow
-//	causationid              the id of the message whose handling sent this one
+//	causationid              the id of the message whose handling sent this one; of the HTTP request where a flow begins
 //	traceparent              W3C Trace Context
 //
 // The owner in a type is the service whose contract it is, not the sender: the catalog owns the request to update

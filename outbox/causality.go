@@ -6,7 +6,7 @@ import "context"
 type Causality struct {
 	// CorrelationID is the same for everything that one request set off.
 	CorrelationID string
-	// CausationID is the id of the message being handled.
+	// CausationID is the id of the message being handled, or of the request with which a flow begins.
 	CausationID string
 	// TraceParent is W3C Trace Context.
 	TraceParent string

@@ -19,7 +19,7 @@ const (
 	HeaderSpecVersion = "cloudEvents_specversion"
 	// HeaderCorrelationID is the same on every message of one flow.
 	HeaderCorrelationID = "correlationid"
-	// HeaderCausationID is the id of the message whose handling wrote this one.
+	// HeaderCausationID is the id of the message, or the request, whose handling wrote this one.
 	HeaderCausationID = "causationid"
 	// HeaderTraceParent is W3C Trace Context.
 	HeaderTraceParent = "traceparent"

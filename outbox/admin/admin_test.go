@@ -345,6 +345,25 @@ func TestTheActorIsTheToken(t *testing.T) {
 	}
 }
 
+// What was done to one message is said, whatever could not be looked at beside it.
+func TestOneMessageIsTakenAlthoughADatabaseIsAway(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, generous, func(c *operate.Config) {
+		c.Databases = append(c.Databases, operate.Database{Name: "gone", URL: "postgres://nobody@127.0.0.1:1/nothing"})
+	})
+	body := func(id string) string { return fmt.Sprintf(`{"filter":{"messageId":%q},"reason":"fixed"}`, id) }
+	a := h.ask(http.MethodPost, "/v1/stuck/replay", h.operator, body(h.park("k-1", `{}`)))
+	h.spec.check(t, "/components/schemas/Result", a.body)
+	var result api.Result
+	if err := json.Unmarshal(a.body, &result); err != nil || a.status != http.StatusOK || result.Changed != 1 || len(result.AuditIds) != 1 || len(result.Warnings) != 1 {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	a = h.ask(http.MethodPost, "/v1/stuck/replay", h.operator, body("0199e4a2-7b7c-7d0e-8f3a-2f6f5a1b9c01"))
+	if p := h.problem(a); a.status != http.StatusServiceUnavailable || p.Type != admin.ProblemPrefix+"unavailable" {
+		t.Errorf("a message that may be in the database that is away: %d %s", a.status, a.body)
+	}
+}
+
 func TestStuckMessagesAreServed(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, generous)

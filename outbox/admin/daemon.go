@@ -8,7 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/jcp/ticketwave/outbox/operate"
 )
@@ -19,7 +22,8 @@ type Options struct {
 	Addr string
 	// TokenFile is the file of [Tokens].
 	TokenFile string
-	// CertFile and KeyFile are PEM files for TLS, read at every handshake.
+	// CertFile and KeyFile are PEM files for TLS, read at every handshake. While they do not fit each other, the last pair that did is
+	// served, and the log says so.
 	CertFile, KeyFile string
 	// Insecure allows plain HTTP beyond the loopback interface, where something else protects tokens on their way.
 	Insecure bool
@@ -94,8 +98,9 @@ func (d *Daemon) listen(ctx context.Context, tokens *Tokens) error {
 	if err != nil {
 		return err
 	}
+	certificate := &certificate{opts: d.opts, complain: rate.Sometimes{Interval: time.Minute}}
 	if d.opts.CertFile != "" {
-		if _, err := d.certificate(nil); err != nil {
+		if err := certificate.read(); err != nil {
 			return err
 		}
 	}
@@ -104,16 +109,31 @@ func (d *Daemon) listen(ctx context.Context, tokens *Tokens) error {
 		return fmt.Errorf("listen: %w (TW_ADMIN_ADDR sets another address)", err)
 	}
 	d.server = api.HTTPServer()
-	d.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: d.certificate}
+	d.server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate.show}
 	return nil
 }
 
-func (d *Daemon) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	pair, err := tls.LoadX509KeyPair(d.opts.CertFile, d.opts.KeyFile)
+// certificate is what the daemon shows at handshakes.
+type certificate struct {
+	opts     Options
+	last     atomic.Pointer[tls.Certificate] // that was usable
+	complain rate.Sometimes
+}
+
+func (c *certificate) read() error {
+	pair, err := tls.LoadX509KeyPair(c.opts.CertFile, c.opts.KeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("TW_ADMIN_TLS_CERT, TW_ADMIN_TLS_KEY: %w", err)
+		return fmt.Errorf("TW_ADMIN_TLS_CERT, TW_ADMIN_TLS_KEY: %w", err)
 	}
-	return &pair, nil
+	c.last.Store(&pair)
+	return nil
+}
+
+func (c *certificate) show(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if err := c.read(); err != nil {
+		c.complain.Do(func() { c.opts.Logger.Error("certificate not usable, showing the one before", "error", err) })
+	}
+	return c.last.Load(), nil
 }
 
 // HTTPServer is an [http.Server] of the handler with its limits on time and size.

@@ -228,7 +228,7 @@ func (s *Server) command(w http.ResponseWriter, r *http.Request, verb operate.Ve
 		Verb: verb, Filter: filterOf(body.Filter), Limit: body.Limit, After: body.After, Within: s.cfg.Limits.Timeout / 3,
 		DryRun: dryRun(r), Actor: actor(r.Context(), body.Reason),
 	})
-	if err != nil && (result.Matched == 0 || body.Filter.MessageID != uuid.Nil) {
+	if err != nil && (result.Matched == 0 || body.Filter.MessageID != uuid.Nil && result.Changed == 0) {
 		s.fail(w, r, err)
 		return
 	}

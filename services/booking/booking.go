@@ -140,8 +140,10 @@ type Booking struct {
 	// DeadlineAt is when a booking that still waits expires, EndedAt when it has ended.
 	DeadlineAt *time.Time `db:"deadline_at"`
 	EndedAt    *time.Time `db:"ended_at"`
-	// CorrelationID is the flow of the request that made the booking.
-	CorrelationID *string `db:"correlation_id"`
+	// CorrelationID and TraceParent are the flow of the request that made the booking, CausationID what changed it last.
+	CorrelationID string `db:"correlation_id"`
+	CausationID   string `db:"causation_id"`
+	TraceParent   string `db:"trace_parent"`
 
 	raised []Created
 }
@@ -186,9 +188,8 @@ func (c Config) create(ctx context.Context, o order, of onSale) (*Booking, error
 		ExpiresAt: now.Add(c.Hold), UpdatedAt: now,
 	}
 	b.waitUntil(b.ExpiresAt, c.Grace)
-	if flow := outbox.CausalityFrom(ctx).CorrelationID; flow != "" {
-		b.CorrelationID = &flow
-	}
+	flow := outbox.CausalityFrom(ctx)
+	b.CorrelationID, b.CausationID, b.TraceParent = flow.CorrelationID, flow.CausationID, flow.TraceParent
 	b.raised = append(b.raised, Created{
 		BookingID: b.ID, EventID: of.ID, UserID: o.userID, Quantity: o.tickets, TotalAmount: total, Currency: of.Currency,
 		ExpiresAt: b.ExpiresAt, At: now, Led: b.Led,

@@ -1,6 +1,7 @@
 package booking
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -99,6 +100,7 @@ func (c *course) goOn(ctx context.Context, b *locked, e life.Event, changed bool
 	}
 	if changed {
 		b.become(after, b.Now)
+		b.CausationID = cmp.Or(outbox.CausalityFrom(ctx).CausationID, b.CausationID)
 		sent, err := c.send(ctx, b, effects)
 		if err != nil {
 			return err

@@ -3,45 +3,26 @@ package booking
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/outbox"
 	"github.com/jcp/ticketwave/services/booking/life"
+	"github.com/jcp/ticketwave/services/internal/loop"
 )
 
 const (
 	// dueAtOnce is how many bookings expire in one transaction.
-	dueAtOnce   = 20
-	dueTimeout  = 30 * time.Second
-	duePauseMax = 30 * time.Second
+	dueAtOnce  = 20
+	dueTimeout = 30 * time.Second
 )
 
 // Run expires bookings whose deadline has passed, until ctx ends; then it returns nil. Any number of processes may: each
 // takes what no other has. While the database is away it looks more and more rarely.
 func (s *Service) Run(ctx context.Context) error {
-	for pause := s.cfg.Look; ; {
-		n, err := s.ExpireDue(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			s.log.WarnContext(ctx, "bookings that are due do not expire, trying again", "pause", pause, "error", err)
-			pause = min(2*pause, max(duePauseMax, s.cfg.Look))
-		default:
-			pause = s.cfg.Look
-		}
-		if n == dueAtOnce {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(pause/2 + rand.N(pause)):
-		}
-	}
+	loop.Run(ctx, loop.Config{Name: "booking deadlines", Logger: s.log, Idle: s.cfg.Look, Step: s.ExpireDue})
+	return nil
 }
 
 // ExpireDue expires some bookings whose deadline has passed, by the database's clock, and returns how many.
@@ -68,10 +49,8 @@ func (s *Service) ExpireDue(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
-// flow is a context under which messages belong to the flow that the booking began with.
+// flow is the context of what a booking does without being told: it belongs to the flow that the booking began with, and what
+// changed the booking last caused it.
 func (b *Booking) flow(ctx context.Context) context.Context {
-	if b.CorrelationID == nil {
-		return ctx
-	}
-	return outbox.WithCausality(ctx, outbox.Causality{CorrelationID: *b.CorrelationID})
+	return outbox.WithCausality(ctx, outbox.Causality{CorrelationID: b.CorrelationID, CausationID: b.CausationID, TraceParent: b.TraceParent})
 }

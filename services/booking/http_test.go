@@ -75,7 +75,7 @@ func TestABookingIsPublishedAsThreeRequests(t *testing.T) {
 		t.Fatalf("%d rows in the outbox", len(rows))
 	}
 	for _, r := range rows {
-		if r.Key != id || r.Metadata[outbox.HeaderCorrelationID] != "flow-1" {
+		if r.Key != id || r.Metadata[outbox.HeaderCorrelationID] != "flow-1" || r.Metadata[outbox.HeaderCausationID] == "" {
 			t.Errorf("%s has key %s and metadata %v", r.Topic, r.Key, r.Metadata)
 		}
 	}

@@ -1,19 +1,25 @@
 package booking_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
+	"github.com/jcp/ticketwave/outbox/inbox"
 	"github.com/jcp/ticketwave/outbox/outboxtest"
 	"github.com/jcp/ticketwave/services/booking"
 	"github.com/jcp/ticketwave/services/internal/web"
@@ -417,8 +423,7 @@ func TestDeadlines(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
 	ctx := context.Background()
-	w := s.request(http.MethodPost, bookings, order(documented, user, 2), web.CorrelationHeader, "flow-1")
-	first := decode[map[string]any](t, w.Body.Bytes())["id"].(string)
+	first := s.book()["id"].(string)
 	if n, err := s.svc.ExpireDue(ctx); n != 0 || err != nil {
 		t.Fatalf("%d are due, %v", n, err)
 	}
@@ -445,13 +450,52 @@ func TestDeadlines(t *testing.T) {
 	if n, err := s.svc.ExpireDue(ctx); n != 1 || err != nil {
 		t.Errorf("%d expired, %v", n, err)
 	}
-	for _, r := range s.outbox() {
-		if r.Key == first && r.Metadata[outbox.HeaderCorrelationID] != "flow-1" {
-			t.Errorf("%s belongs to %v", r.Topic, r.Metadata)
-		}
-	}
 	if n, err := s.svc.ExpireDue(ctx); n != 0 || err != nil {
 		t.Errorf("%d expired again, %v", n, err)
+	}
+}
+
+// What a deadline sends belongs to the flow of the request that made the booking; what the booking has heard last caused it, or
+// that request. A row of the build before knows neither.
+func TestADeadlineHasACause(t *testing.T) {
+	t.Parallel()
+	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	s, answer := newShop(t), uuid.NewString()
+	heard := outbox.WithCausality(t.Context(), outbox.Causality{CorrelationID: "flow-1", CausationID: answer})
+	for _, c := range []struct {
+		befalls         func(tx pgx.Tx, id string) error
+		flow, by, trace string
+	}{
+		{func(pgx.Tx, string) error { return nil }, "flow-1", "the request", trace},
+		{func(tx pgx.Tx, id string) error {
+			return s.svc.OnInventoryUpdated(heard, tx, inbox.One(heard, answers{id}.reserved()))
+		}, "flow-1", answer, trace},
+		{func(tx pgx.Tx, id string) error {
+			_, err := s.db.Exec(t.Context(), `UPDATE booking.bookings SET correlation_id = NULL, causation_id = NULL, trace_parent = NULL WHERE id = $1`, id)
+			return err
+		}, "the booking", "the booking", ""},
+	} {
+		w := s.request(http.MethodPost, bookings, order(documented, user, 2), web.CorrelationHeader, "flow-1", "traceparent", trace)
+		id := decode[map[string]any](t, w.Body.Bytes())["id"].(string)
+		if err := outbox.InTx(t.Context(), s.pool, func(tx pgx.Tx) error { return c.befalls(tx, id) }); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.hear(id, 't'); err != nil {
+			t.Fatal(err)
+		}
+		sent := slices.DeleteFunc(s.outbox(), func(r row) bool { return r.Key != id })
+		made, expired := sent[0].Metadata, sent[3:]
+		known := map[string]string{"the booking": id, "the request": made[outbox.HeaderCausationID]}
+		want := outbox.Causality{CorrelationID: cmp.Or(known[c.flow], c.flow), CausationID: cmp.Or(known[c.by], c.by), TraceParent: c.trace}
+		for _, r := range expired {
+			got := outbox.Causality{
+				CorrelationID: r.Metadata[outbox.HeaderCorrelationID], CausationID: r.Metadata[outbox.HeaderCausationID],
+				TraceParent: r.Metadata[outbox.HeaderTraceParent],
+			}
+			if got != want || len(expired) < 3 || made[outbox.HeaderCausationID] == "" {
+				t.Errorf("%s has %+v, want %+v; the request has sent %v", r.Topic, got, want, made)
+			}
+		}
 	}
 }
 

@@ -16,9 +16,11 @@ type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
+// A booking that an older build made may know neither flow nor cause: its own id stands for them.
 const bookingColumns = `id, event_id, user_id, ticket_count, price_minor, amount_minor, currency, created_at, status, reason,
 	inventory, payment, led, settling, expires_at, reserved_at, payment_id, payment_url, notified, notification_error, updated_at,
-	deadline_at, ended_at, correlation_id`
+	deadline_at, ended_at, coalesce(correlation_id, id::text) AS correlation_id, coalesce(causation_id, id::text) AS causation_id,
+	coalesce(trace_parent, '') AS trace_parent`
 
 // scanBooking is pgx.RowToStructByName in UTC.
 func scanBooking(row pgx.CollectableRow) (Booking, error) {
@@ -51,10 +53,10 @@ func insertBooking(ctx context.Context, tx pgx.Tx, b *Booking, first entry) erro
 	inserts.Queue(`
 		INSERT INTO booking.bookings
 		       (id, event_id, user_id, ticket_count, price_minor, amount_minor, currency, created_at, status, expires_at, updated_at,
-		        inventory, payment, led, deadline_at, correlation_id)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $8, $11, $12, $13, $14, $15)`,
+		        inventory, payment, led, deadline_at, correlation_id, causation_id, trace_parent)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $8, $11, $12, $13, $14, nullif($15, ''), nullif($16, ''), nullif($17, ''))`,
 		b.ID, b.EventID, b.UserID, b.TicketCount, int64(b.UnitPrice), int64(b.TotalAmount), b.Currency, b.CreatedAt, string(b.Status), b.ExpiresAt,
-		string(b.Inventory), string(b.Payment), b.Led, b.DeadlineAt, b.CorrelationID)
+		string(b.Inventory), string(b.Payment), b.Led, b.DeadlineAt, b.CorrelationID, b.CausationID, b.TraceParent)
 	first.insert(inserts)
 	return tx.SendBatch(ctx, inserts).Close()
 }
@@ -125,10 +127,11 @@ func (b *Booking) update(writes *pgx.Batch) {
 	writes.Queue(`
 		UPDATE booking.bookings
 		SET status = $2, reason = $3, inventory = $4, payment = $5, settling = $6, expires_at = $7, reserved_at = $8, payment_id = $9,
-		    payment_url = $10, notified = $11, notification_error = $12, deadline_at = $13, ended_at = $14, updated_at = $15
+		    payment_url = $10, notified = $11, notification_error = $12, deadline_at = $13, ended_at = $14, updated_at = $15,
+		    causation_id = $16
 		WHERE id = $1`,
 		b.ID, string(b.Status), b.Reason, string(b.Inventory), string(b.Payment), b.Settling, b.ExpiresAt, b.ReservedAt, b.PaymentID,
-		b.PaymentURL, b.Notified, b.NotificationError, b.DeadlineAt, b.EndedAt, b.UpdatedAt)
+		b.PaymentURL, b.Notified, b.NotificationError, b.DeadlineAt, b.EndedAt, b.UpdatedAt, b.CausationID)
 }
 
 // insert adds the entry to its booking's timeline.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -326,7 +327,94 @@ func (c *city) checkBooks() map[string]*account {
 	if len(books) > 1 || len(books) == 0 && paid > 0 {
 		c.t.Errorf("the books have %d currencies", len(books))
 	}
+	c.checkTies(accounts)
 	return accounts
+}
+
+// tied is a message as its sender has it, with what ties it to others.
+type tied struct{ ID, Topic, Key, Booking, Flow, Cause string }
+
+// checkTies wants every message that was ever written to say which booking it is about, which flow it belongs to, and what
+// caused it.
+func (c *city) checkTies(accounts map[string]*account) {
+	c.t.Helper()
+	written := map[string][]tied{}
+	for _, service := range schema.Services {
+		written[service] = all(c.t, c, service, pgx.RowToStructByPos[tied], `
+			SELECT uuid::text, topic, key, coalesce(convert_from(payload, 'UTF8')::jsonb ->> 'bookingId', ''),
+			       coalesce(metadata ->> 'correlationid', ''), coalesce(metadata ->> 'causationid', '')
+			FROM outbox.messages`)
+	}
+	for i, why := range untied(written, accounts) {
+		if i == maxStories {
+			c.t.Error("and more")
+			break
+		}
+		c.t.Error(why)
+	}
+}
+
+// untied is what the messages of all services do not say of themselves. What is caused by no message is caused by an HTTP request: what
+// booking sends, and the catalog's offers.
+func untied(written map[string][]tied, accounts map[string]*account) (found []string) {
+	about := map[string]string{} // the key of a message
+	for _, messages := range written {
+		for _, m := range messages {
+			about[m.ID] = m.Key
+		}
+	}
+	for service, messages := range written {
+		for _, m := range messages {
+			key, known := about[m.Cause]
+			_, notRequest := uuid.Parse(m.Cause)
+			why := ""
+			offer := m.Topic == contracts.TypeCatalogEventPublished
+			switch {
+			case !offer && (m.Key != m.Booking || accounts[m.Booking] == nil):
+				why = "is not of the booking that it is about"
+			case m.Flow == "":
+				why = "belongs to no flow"
+			case known && key != m.Key:
+				why = "is caused by a message about something else"
+			case !known && (notRequest != nil || service != "booking" && !offer):
+				why = "is caused by nothing"
+			}
+			if why != "" {
+				found = append(found, fmt.Sprintf("%s has sent a message that %s: %+v", service, why, m))
+			}
+		}
+	}
+	return found
+}
+
+// TestWhatIsTiedToNothingIsFound spoils messages that are as they must be.
+func TestWhatIsTiedToNothingIsFound(t *testing.T) {
+	t.Parallel()
+	const id, request = "0193c5a0-0000-7000-8000-000000000001", "0193c5a0-0000-7000-8000-000000000002"
+	accounts := map[string]*account{id: {}, "other": {}}
+	for what, spoil := range map[string]func(asked, answer, offer *tied){
+		"":                        func(_, _, _ *tied) {},
+		"no key of a booking":     func(_, answer, _ *tied) { answer.Key = "event" },
+		"no booking in it":        func(asked, _, _ *tied) { asked.Booking = "" },
+		"no such booking":         func(asked, answer, _ *tied) { answer.Key, answer.Booking = "none", "none" },
+		"no flow":                 func(_, answer, _ *tied) { answer.Flow = "" },
+		"no flow of an event":     func(_, _, offer *tied) { offer.Flow = "" },
+		"no cause":                func(_, answer, _ *tied) { answer.Cause = "" },
+		"no request":              func(asked, _, _ *tied) { asked.Cause = "" },
+		"a request to nobody":     func(_, answer, _ *tied) { answer.Cause = request },
+		"the cause of another":    func(_, answer, _ *tied) { answer.Cause = "offer" },
+		"the answer to another's": func(_, answer, _ *tied) { answer.Key, answer.Booking = "other", "other" },
+	} {
+		asked := tied{"asked", contracts.TypeUpdateEventInventory, id, id, "flow", request}
+		answer := tied{"answer", contracts.TypeInventoryUpdated, id, id, "flow", "asked"}
+		offer := tied{"offer", contracts.TypeCatalogEventPublished, "event", "", "another flow", request}
+		payment := tied{"payment", contracts.TypePaymentExpired, id, id, "flow", "asked"}
+		spoil(&asked, &answer, &offer)
+		found := untied(map[string][]tied{"booking": {asked}, "catalog": {answer, offer}, "payment": {payment}}, accounts)
+		if (len(found) == 0) != (what == "") {
+			t.Errorf("%q: found %v", what, found)
+		}
+	}
 }
 
 type stock struct {

@@ -282,6 +282,21 @@ func TestComposeGuardsTheAdministrationAPI(t *testing.T) {
 	}
 }
 
+// Stripe is off until the environment says otherwise, and gets what it needs from there.
+func TestComposeLetsStripeBeSwitchedOn(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{"TW_PAYMENT_GATEWAY": "sandbox", "TW_STRIPE_KEY": "", "TW_STRIPE_WEBHOOK_SECRETS": ""} {
+		for _, given := range []types.Mapping{nil, {name: "given"}} {
+			if given != nil {
+				want = given[name]
+			}
+			if got := compose(t, given).Services["payment"].Environment[name]; got == nil || *got != want {
+				t.Errorf("%s is %v, want %q", name, got, want)
+			}
+		}
+	}
+}
+
 // missing are the words that are not in the list.
 func missing(words, list []string) []string {
 	return slices.DeleteFunc(slices.Clone(words), func(w string) bool { return slices.Contains(list, w) })

@@ -348,7 +348,7 @@ func impossible(steps []step, ended string) (found []string) {
 			found = append(found, fmt.Sprintf("step %s is said to be of %q, want %s", s.Step, s.Service, origin))
 		case (s.Cause != nil) != (origin != "booking"):
 			found = append(found, fmt.Sprintf("step %s has the cause %v", s.Step, s.Cause))
-		case s.Step != "deadline_passed" && (s.CorrelationID == nil || *s.CorrelationID == ""):
+		case s.CorrelationID == nil || *s.CorrelationID == "":
 			found = append(found, fmt.Sprintf("step %s belongs to no flow", s.Step))
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"pgregory.net/rapid"
 
 	"github.com/jcp/ticketwave/contracts"
@@ -226,6 +227,42 @@ func TestStripe(t *testing.T) {
 	x.keeps(t, s)
 }
 
+// When new payments are made in the sandbox again, those that were made at Stripe go on there.
+func TestBackFromStripe(t *testing.T) {
+	t.Parallel()
+	x, s := striped(t)
+	asked, paid, refunded, late, cancelled := uuid.New(), uuid.New(), uuid.New(), uuid.New(), uuid.New()
+	for _, booking := range []uuid.UUID{paid, refunded, late, cancelled} {
+		x.prepared(t, booking)
+	}
+	if err := x.prepare(asks(asked)); err != nil { // and Stripe is not called yet
+		t.Fatal(err)
+	}
+	x.open(t, x.listen(t), gateway.SandboxName)
+	here := uuid.New()
+	x.prepared(t, here)
+	if at := scalar[string](t, x, `SELECT gateway FROM payment.payments WHERE booking_id = $1`, here); at != gateway.SandboxName {
+		t.Errorf("a new payment is made at %s", at)
+	}
+	x.step(t, here, "decline")
+	for _, booking := range []uuid.UUID{asked, paid, refunded} {
+		x.send(t, s, s.Pay(x.session(t, booking), false), http.StatusNoContent)
+	}
+	x.step(t, refunded, "refund")
+	x.step(t, cancelled, "cancel")
+	body := s.Pay(x.session(t, late), false)
+	x.step(t, late, "expire")
+	x.send(t, s, body, http.StatusNoContent)
+	x.work(t)
+	x.hears(t, here, "data-prepared failed")
+	x.hears(t, asked, "data-prepared completed")
+	x.hears(t, paid, "data-prepared completed")
+	x.hears(t, refunded, "data-prepared completed refunded")
+	x.hears(t, late, "data-prepared expired refunded")
+	x.hears(t, cancelled, "data-prepared cancelled")
+	x.keeps(t, s)
+}
+
 // Stripe ends a session by itself, or a slow payment fails.
 func TestStripeEndsAPayment(t *testing.T) {
 	t.Parallel()
@@ -301,11 +338,52 @@ func TestStripeRefuses(t *testing.T) {
 	if state := scalar[string](t, x, `SELECT state || ' ' || round FROM payment.tasks WHERE kind = 'refund'`); state != "due 1" {
 		t.Errorf("the refund is %s", state)
 	}
+	if err := x.prepare(asks(uuid.New())); err != nil {
+		t.Fatal(err)
+	}
+	x.counts(t, 1, 1)
+	x.exec(t, `UPDATE payment.tasks SET state = 'refused' WHERE kind = 'refund'`) // given up, and owed
+	x.counts(t, 1, 1)
+	x.exec(t, `UPDATE payment.tasks SET state = 'due' WHERE kind = 'refund'`)
 	x.exec(t, `UPDATE payment.ledger SET reference = $1`, "pi_"+x.session(t, paid))
 	x.exec(t, `UPDATE payment.tasks SET charge = $1, next_at = clock_timestamp() WHERE kind = 'refund'`, "pi_"+x.session(t, paid))
 	x.work(t)
+	x.counts(t, 0, 0)
 	x.hears(t, paid, "data-prepared completed refunded")
 	x.keeps(t, s)
+}
+
+// counts checks the gauges.
+func (x *till) counts(t testing.TB, waiting, refused int) {
+	t.Helper()
+	if err := x.service.Measure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for state, want := range map[string]int{"waiting": waiting, "refused": refused} {
+		tasks, oldest := value(t, x, "ticketwave_payment_tasks", state), value(t, x, "ticketwave_payment_tasks_oldest_seconds", state)
+		if tasks != float64(want) || (oldest > 0) != (want > 0) {
+			t.Errorf("%s: %g tasks, the oldest %g s, want %d tasks", state, tasks, oldest, want)
+		}
+	}
+}
+
+// value is that of a gauge, or -1.
+func value(t testing.TB, x *till, name, state string) float64 {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(x.service.Metrics()...)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if family.GetName() == name && m.GetLabel()[0].GetValue() == state {
+				return m.GetGauge().GetValue()
+			}
+		}
+	}
+	return -1
 }
 
 // A webhook that comes before its session is recorded is sent again.
@@ -418,6 +496,70 @@ func consistent(t *testing.T, said []contracts.Event) {
 			t.Errorf("published %q", text)
 			return
 		}
+	}
+}
+
+// held is a gateway that does not answer before it is released.
+type held struct {
+	gateway.Gateway
+	calls   atomic.Int32
+	release chan struct{}
+}
+
+func (h *held) Open(ctx context.Context, c gateway.Checkout) (gateway.Session, error) {
+	if c.Amount == heldAmount {
+		h.calls.Add(1)
+		select {
+		case <-h.release:
+		case <-ctx.Done():
+		}
+	}
+	return h.Gateway.Open(ctx, c)
+}
+
+// heldAmount is what the payments cost that held holds up.
+const heldAmount = 1313
+
+// Calls that are slow hold up no other while there is room, and there is room for 16.
+func TestASlowCallHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	slow := &held{release: make(chan struct{})}
+	x := newTill(t, func(s *gateway.Sandbox) gateway.Gateway {
+		slow.Gateway = remote{s}
+		return slow
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- x.service.Run(ctx) }()
+	prepare := func(amount contracts.Amount) uuid.UUID {
+		booking := uuid.New()
+		request := asks(booking)
+		request.Amount = amount
+		if err := x.prepare(request); err != nil {
+			t.Fatal(err)
+		}
+		return booking
+	}
+	for range 15 {
+		prepare(heldAmount)
+	}
+	outboxtest.Eventually(t, patience, func() bool { return slow.calls.Load() == 15 }, "15 calls are under way")
+	quick := prepare(5000)
+	outboxtest.Eventually(t, patience/2, func() bool { return x.status(t, quick) == "prepared" }, "another payment is prepared meanwhile")
+	for range 2 {
+		prepare(heldAmount)
+	}
+	outboxtest.Eventually(t, patience, func() bool { return slow.calls.Load() == 16 }, "16 calls are under way")
+	if n := scalar[int](t, x, `SELECT count(*) FROM payment.tasks WHERE attempts = 0`); n != 1 {
+		t.Errorf("%d tasks wait for room, want 1", n)
+	}
+	close(slow.release)
+	outboxtest.Eventually(t, patience, func() bool {
+		return scalar[int](t, x, `SELECT count(*) FROM payment.payments WHERE status <> 'prepared'`) == 0
+	}, "all are prepared")
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -32,9 +32,14 @@
 // idempotency key, so that after a crash anywhere between the claim and the record the same call is made again when the claim runs
 // out, and takes effect once. The record is guarded by the task being due still: a second one, of a process that was paused,
 // changes nothing. A payment that ended while its session was being opened is not told of as prepared, and the session is closed. A
-// failure that may pass is tried again with backoff and jitter; a refund, which is owed, also when it is refused, under another key,
-// for a week. It is done when the gateway says that it succeeded, not when it is pending. What else the gateway refuses, or what
-// was tried for too long, stays as refused with its error, for somebody to look at. RefundPayment, asked for again, tries it anew.
+// failure that may pass, and one of the reading or the record, is tried again with backoff and jitter; a refund, which is owed, also
+// when it is refused, under another key, for a week. It is done when the gateway says that it succeeded, not when it is pending. What
+// else the gateway refuses, or what was tried for too long, stays as refused with its error, for somebody to look at. RefundPayment,
+// asked for again, tries it anew.
+//
+// A payment belongs to the gateway that was active when it was made, and goes on there when another is: that one has only to be
+// configured still. At most 16 calls are under way in a process. A slow one, and a payment that fails always, hold up no other;
+// one whose expiry fails is put off by itself.
 //
 // The sandbox's sessions are rows of the same database: they are opened in the payment's own transaction, which spares a call
 // and a commit for each booking. Closing and refunding are tasks there too.
@@ -43,7 +48,8 @@
 //
 // A webhook takes effect in one transaction with its id, so a repeated one has none, and is answered with 204 only after the
 // commit. One that comes before its session is recorded, or for a payment that is not there, is refused so that it is sent again.
-// The first to reach the row wins: money that comes after ExpiresAt, and before the expiry has been decided, completes the payment.
+// The first to reach the row wins. Money that comes after ExpiresAt by the database's clock expires the payment where nobody has yet,
+// and goes back: whether the program was away meanwhile makes no difference.
 //
 // # Locks
 //

@@ -6,10 +6,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/outbox"
-	"github.com/jcp/ticketwave/services/payment/internal/loop"
+	"github.com/jcp/ticketwave/services/internal/loop"
 )
 
 const (
@@ -21,26 +22,64 @@ const (
 
 // Run expires payments, does what is to be done at the gateways, and delivers the sandbox's webhooks, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	var loops sync.WaitGroup
+	var loops, doing sync.WaitGroup
 	loops.Go(func() {
 		loop.Run(ctx, loop.Config{Name: "payment expiry", Logger: s.log, Wake: loop.NewBell(), Idle: expiryIdle, Step: s.Expire})
 	})
 	loops.Go(func() {
-		loop.Run(ctx, loop.Config{Name: "payment tasks", Logger: s.log, Wake: s.tasks, Idle: tasksIdle, Step: s.Work})
+		loop.Run(ctx, loop.Config{
+			Name: "payment tasks", Logger: s.log, Wake: s.tasks, Idle: tasksIdle,
+			Step: func(ctx context.Context) (int, error) { return s.begin(ctx, &doing) },
+		})
 	})
 	err := s.sandbox.Run(ctx)
 	loops.Wait()
+	doing.Wait()
 	return err
 }
 
-// Expire ends some payments whose time is over and returns how many. A payment whose session is still being opened becomes
-// Unavailable. The time is the database's.
+// Expire ends some payments whose time is over and returns how many it took. A payment whose session is still being opened becomes
+// Unavailable. One that fails is put off, longer each time, and holds up no other. The time is the database's.
 func (s *Service) Expire(ctx context.Context) (n int, err error) {
+	due, err := s.overdue(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("look for payments whose time is over: %w", err)
+	}
+	if len(due) == 0 {
+		return 0, nil
+	}
+	if n, err = s.expire(ctx, due); err == nil {
+		return n, nil
+	}
+	for _, id := range due { // one of them is at fault, or the database
+		if ctx.Err() != nil {
+			return n, nil
+		}
+		one, err := s.expire(ctx, []uuid.UUID{id})
+		if err != nil {
+			s.log.ErrorContext(ctx, "a payment does not expire and is put off", "payment_id", id.String(), "error", err)
+			one, err = 1, s.putOffExpiry(ctx, id)
+		}
+		if err != nil {
+			return n, fmt.Errorf("put off the expiry of payment %s: %w", id, err)
+		}
+		n += one
+	}
+	return n, nil
+}
+
+func (s *Service) overdue(ctx context.Context) ([]uuid.UUID, error) {
+	ctx, cancel := context.WithTimeout(ctx, expiryTimeout)
+	defer cancel()
+	return duePayments(ctx, s.pool, expiryBatch)
+}
+
+// expire ends payments in one transaction and returns how many, without those that somebody else is at.
+func (s *Service) expire(ctx context.Context, due []uuid.UUID) (n int, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), expiryTimeout)
 	defer cancel()
 	err = outbox.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		n = 0
-		over, err := expirePayments(ctx, tx, expiryBatch)
+		over, err := expirePayments(ctx, tx, due)
 		if err != nil {
 			return err
 		}
@@ -53,9 +92,15 @@ func (s *Service) Expire(ctx context.Context) (n int, err error) {
 		return nil
 	})
 	if err != nil {
-		return 0, fmt.Errorf("expire payments: %w", err)
+		return 0, err
 	}
 	return n, nil
+}
+
+func (s *Service) putOffExpiry(ctx context.Context, id uuid.UUID) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), expiryTimeout)
+	defer cancel()
+	return putOffExpiry(ctx, s.pool, id)
 }
 
 // expired tells of a payment whose time is over, and has its session closed.

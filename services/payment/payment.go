@@ -1,6 +1,7 @@
 package payment
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -12,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/jcp/ticketwave/contracts"
+	"github.com/jcp/ticketwave/services/internal/loop"
 	"github.com/jcp/ticketwave/services/payment/gateway"
-	"github.com/jcp/ticketwave/services/payment/internal/loop"
 )
 
 // DefaultBaseURL begins payment URLs when Config names nothing else.
@@ -76,8 +77,10 @@ type Config struct {
 	SandboxSecrets gateway.Secrets
 	// Lateness is how long after the end of a payment the sandbox's late money arrives. Default gateway.DefaultLateness.
 	Lateness time.Duration
-	// Gateway is where new payments are opened. Default the sandbox.
-	Gateway gateway.Gateway
+	// Gateways are those beside the sandbox. Payments that were opened at one go on while it is here, whichever is active.
+	Gateways []gateway.Gateway
+	// Active is the name of the gateway where new payments are opened. Default the sandbox.
+	Active string
 }
 
 // Service is payment.
@@ -89,6 +92,8 @@ type Service struct {
 	active   gateway.Gateway
 	gateways map[string]gateway.Gateway
 	tasks    loop.Bell
+	room     chan struct{} // what is in it are tasks under way
+	gauges   gauges
 	calledAt bool // somebody said where webhooks go
 }
 
@@ -118,12 +123,15 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("payment: %w", err)
 	}
 	s := &Service{
-		pool: cfg.Pool, log: cfg.Logger, sandbox: sandbox, active: sandbox,
-		gateways: map[string]gateway.Gateway{gateway.SandboxName: sandbox}, tasks: loop.NewBell(), calledAt: calledAt,
+		pool: cfg.Pool, log: cfg.Logger, sandbox: sandbox, gateways: map[string]gateway.Gateway{gateway.SandboxName: sandbox},
+		tasks: loop.NewBell(), room: make(chan struct{}, tasksAtOnce), gauges: newGauges(), calledAt: calledAt,
 	}
-	if cfg.Gateway != nil {
-		s.active = cfg.Gateway
-		s.gateways[cfg.Gateway.Name()] = cfg.Gateway
+	for _, g := range cfg.Gateways {
+		s.gateways[g.Name()] = g
+	}
+	var known bool
+	if s.active, known = s.gateways[cmp.Or(cfg.Active, gateway.SandboxName)]; !known {
+		return nil, fmt.Errorf("payment: the active gateway %s is none of Gateways", cfg.Active)
 	}
 	return s, nil
 }

@@ -40,6 +40,7 @@ type till struct {
 	pool    *pgxpool.Pool
 	service *payment.Service
 	sandbox *gateway.Sandbox // another process of the same sandbox
+	beside  []gateway.Gateway
 	server  *httptest.Server
 }
 
@@ -48,24 +49,40 @@ func newTill(t testing.TB, elsewhere func(*gateway.Sandbox) gateway.Gateway) *ti
 	t.Helper()
 	x := &till{db: outboxtest.NewDatabase(t, "payment", "payment")}
 	x.pool = outboxtest.NewPool(t, x.db.ServiceURL)
-	router := web.NewRouter(web.Config{Logger: quiet})
-	x.server = httptest.NewServer(router)
-	t.Cleanup(x.server.Close)
+	router := x.listen(t)
 	var err error
 	if x.sandbox, err = gateway.NewSandbox(gateway.SandboxConfig{
 		Pool: x.pool, Logger: quiet, BaseURL: x.server.URL, WebhookURL: x.server.URL + payment.WebhookPath("sandbox"), Lateness: time.Millisecond,
 	}); err != nil {
 		t.Fatal(err)
 	}
-	cfg := payment.Config{Pool: x.pool, Logger: quiet, BaseURL: x.server.URL + "/", Lateness: time.Millisecond}
+	active := gateway.SandboxName
 	if elsewhere != nil {
-		cfg.Gateway = elsewhere(x.sandbox)
+		x.beside = []gateway.Gateway{elsewhere(x.sandbox)}
+		active = x.beside[0].Name()
 	}
-	if x.service, err = payment.New(cfg); err != nil {
+	x.open(t, router, active)
+	return x
+}
+
+func (x *till) listen(t testing.TB) *web.Router {
+	t.Helper()
+	router := web.NewRouter(web.Config{Logger: quiet})
+	x.server = httptest.NewServer(router)
+	t.Cleanup(x.server.Close)
+	return router
+}
+
+// open makes the service, whose new payments are made at the active gateway.
+func (x *till) open(t testing.TB, router *web.Router, active string) {
+	t.Helper()
+	var err error
+	if x.service, err = payment.New(payment.Config{
+		Pool: x.pool, Logger: quiet, BaseURL: x.server.URL + "/", Lateness: time.Millisecond, Gateways: x.beside, Active: active,
+	}); err != nil {
 		t.Fatal(err)
 	}
 	x.service.Routes(router)
-	return x
 }
 
 // remote is a sandbox that has to be called: its sessions are not opened in the payment's transaction.
@@ -390,6 +407,64 @@ func TestTheRoleMayNotRewriteTheBooks(t *testing.T) {
 	}
 }
 
+// A payment that cannot be read is put off alone, each time for longer.
+func TestAPaymentThatFailsHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	x := newTill(t, remotely)
+	bad, good, later := uuid.New(), uuid.New(), uuid.New()
+	spoil := func(at string) {
+		x.exec(t, `UPDATE payment.payments SET prepared_at = $1::timestamptz WHERE booking_id = $2`, at, bad)
+	}
+	for _, booking := range []uuid.UUID{bad, good} {
+		if err := x.prepare(asks(booking)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const tasks = `SELECT count(*) FROM payment.tasks AS t JOIN payment.payments AS p ON p.id = payment_id WHERE booking_id = $1 AND `
+	spoil("infinity")
+	for _, attempts := range []int{0, 59} { // the last ends the trying, which cannot be stored either
+		x.exec(t, `UPDATE payment.tasks SET attempts = $1, next_at = clock_timestamp() WHERE state = 'due'`, attempts)
+		if _, err := x.service.Work(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if x.status(t, good) != "prepared" || scalar[int](t, x, tasks+`t.state = 'due' AND attempts = $2 AND error <> ''
+			AND next_at < clock_timestamp() + interval '5 min 1 s'`, bad, attempts+1) != 1 {
+			t.Fatalf("after %d attempts: the task is not put off, or the good payment is %s", attempts, x.status(t, good))
+		}
+	}
+	spoil("2026-01-01")
+	x.restart(t)
+	x.work(t)
+	x.hears(t, bad, "data-prepared")
+
+	x.prepared(t, later)
+	spoil("infinity")
+	expire := func(want int) {
+		t.Helper()
+		if n, err := x.service.Expire(t.Context()); err != nil || n != want {
+			t.Errorf("%d taken, want %d: %v", n, want, err)
+		}
+	}
+	x.exec(t, `UPDATE payment.payments SET expires_at = clock_timestamp() - interval '1 s' WHERE booking_id <> $1`, later)
+	expire(2) // one of them ends
+	x.exec(t, `UPDATE payment.payments SET expiry_next_at = expiry_next_at + interval '1 h'`)
+	expire(0)
+	x.exec(t, `UPDATE payment.payments SET expires_at = clock_timestamp()`)
+	expire(1)
+	x.hears(t, good, "data-prepared expired")
+	x.hears(t, later, "data-prepared expired")
+	const again = `UPDATE payment.payments SET expiry_next_at = clock_timestamp() WHERE booking_id = $1`
+	x.exec(t, again, bad)
+	expire(1)
+	if n := scalar[int](t, x, `SELECT expiry_failures FROM payment.payments WHERE booking_id = $1`, bad); n != 2 {
+		t.Errorf("it was put off %d times, want 2", n)
+	}
+	spoil("2026-01-01")
+	x.exec(t, again, bad)
+	expire(1)
+	x.hears(t, bad, "data-prepared expired")
+}
+
 func TestNewRefusesABadURL(t *testing.T) {
 	t.Parallel()
 	x := newTill(t, nil)
@@ -427,6 +502,9 @@ func TestLives(t *testing.T) {
 		{"prepare late expire deliver refund cancel", "expired", "data-prepared expired refunded refunded expired"},
 		{"prepare late cancel deliver", "cancelled", "data-prepared cancelled refunded"},
 		{"prepare late deliver", "completed", "data-prepared completed"},
+		{"prepare late overdue deliver expire", "expired", "data-prepared expired refunded"},
+		{"prepare quietpay overdue deliver expire", "expired", "data-prepared expired refunded"},
+		{"prepare overdue cancel expire pay", "cancelled", "data-prepared cancelled"},
 		{"prepare quietpay cancel deliver", "cancelled", "data-prepared cancelled refunded"},
 		{"prepare quietpay expire deliver", "expired", "data-prepared expired refunded"},
 		{"prepare quietdecline cancel deliver", "cancelled", "data-prepared cancelled"},
@@ -474,6 +552,8 @@ func (x *till) step(t testing.TB, booking uuid.UUID, step string) {
 		err = x.refund(booking, x.paymentID(t, booking))
 	case "expire":
 		x.expire(t, booking)
+	case "overdue": // and nobody has looked yet
+		x.exec(t, `UPDATE payment.payments SET expires_at = clock_timestamp() WHERE booking_id = $1`, booking)
 	case "deliver":
 		x.deliver(t)
 	case "pay", "decline":

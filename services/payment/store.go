@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
@@ -19,6 +20,11 @@ import (
 // querier is a pool or a transaction.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// execer is a pool or a transaction.
+type execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
 // one is pgx.ErrNoRows when there is none.
@@ -142,18 +148,41 @@ func lockPayment(ctx context.Context, tx pgx.Tx, id uuid.UUID) (Payment, error) 
 	return one(ctx, tx, scan, `SELECT `+columns+` FROM payment.payments WHERE id = $1 FOR UPDATE`, id)
 }
 
-// expirePayments ends some payments whose time is over by the database's clock. Others at the same work are not waited for.
-func expirePayments(ctx context.Context, tx pgx.Tx, most int) ([]Payment, error) {
+// duePayments are some of those whose time is over by the database's clock, and whose expiry is not put off.
+func duePayments(ctx context.Context, db querier, most int) ([]uuid.UUID, error) {
+	rows, err := db.Query(ctx, `
+		SELECT id FROM payment.payments
+		 WHERE status IN ('preparing', 'prepared') AND expires_at <= clock_timestamp()
+		   AND (expiry_next_at IS NULL OR expiry_next_at <= clock_timestamp())
+		 ORDER BY expires_at LIMIT $1`, most)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+}
+
+// putOffExpiry lets a payment that is due wait, longer each time, up to five minutes.
+func putOffExpiry(ctx context.Context, db execer, id uuid.UUID) error {
+	_, err := db.Exec(ctx, `
+		UPDATE payment.payments
+		   SET expiry_failures = expiry_failures + 1,
+		       expiry_next_at = clock_timestamp() + least(power(2, least(expiry_failures, 20)), 300) * (0.5 + random() / 2) * interval '1 second'
+		 WHERE id = $1 AND status IN ('preparing', 'prepared')`, id)
+	return err
+}
+
+// expirePayments ends those whose time is over by the database's clock. Others at the same work are not waited for.
+func expirePayments(ctx context.Context, tx pgx.Tx, due []uuid.UUID) ([]Payment, error) {
 	rows, err := tx.Query(ctx, `
 		UPDATE payment.payments AS p
 		   SET status = CASE p.status WHEN 'prepared' THEN 'expired' ELSE 'unavailable' END,
 		       reason = CASE p.status WHEN 'prepared' THEN NULL ELSE 'too_late' END,
 		       settled_at = clock_timestamp()
 		  FROM (SELECT id AS due FROM payment.payments
-		         WHERE status IN ('preparing', 'prepared') AND expires_at <= clock_timestamp()
-		         ORDER BY expires_at LIMIT $1 FOR UPDATE SKIP LOCKED) AS d
+		         WHERE id = ANY ($1) AND status IN ('preparing', 'prepared') AND expires_at <= clock_timestamp()
+		         ORDER BY expires_at FOR UPDATE SKIP LOCKED) AS d
 		 WHERE p.id = d.due
-		RETURNING `+columns, most)
+		RETURNING `+columns, due)
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +195,17 @@ func move(ctx context.Context, tx pgx.Tx, id uuid.UUID, from, to Status, reason 
 		UPDATE payment.payments SET status = $3, reason = nullif($4, ''), settled_at = clock_timestamp()
 		WHERE id = $1 AND status = $2
 		RETURNING `+columns, id, string(from), string(to), reason)
+	ok, err := found(err)
+	return p, ok, err
+}
+
+// complete ends a payment with its money, if it can still be made and its time is not over by the database's clock, and reports
+// whether it did.
+func complete(ctx context.Context, tx pgx.Tx, id uuid.UUID) (Payment, bool, error) {
+	p, err := one(ctx, tx, scan, `
+		UPDATE payment.payments SET status = 'completed', settled_at = clock_timestamp()
+		WHERE id = $1 AND status = 'prepared' AND expires_at > clock_timestamp()
+		RETURNING `+columns, id)
 	ok, err := found(err)
 	return p, ok, err
 }

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
 
@@ -25,11 +25,14 @@ const (
 )
 
 const (
-	taskBatch   = 16
-	callTimeout = 20 * time.Second
-	taskLease   = 45 * time.Second // more than a call and its record may take
-	againMin    = 250 * time.Millisecond
-	againMax    = 5 * time.Minute
+	tasksAtOnce  = 16
+	claimTimeout = 10 * time.Second
+	callTimeout  = 20 * time.Second
+	taskLease    = 45 * time.Second // more than a call and its record may take
+	againMin     = 250 * time.Millisecond
+	againMax     = 5 * time.Minute
+	// manyAttempts are more than what passes by itself takes.
+	manyAttempts = 6
 )
 
 // maxAttempts ends the trying, after some hours; of refunds, which are owed, after a week.
@@ -116,55 +119,97 @@ func finish(ctx context.Context, tx pgx.Tx, id uuid.UUID, state, cause string) (
 	return tag.RowsAffected() == 1, err
 }
 
-// Work does the tasks that are due, some at once, and returns how many it took. A call that fails is its task's own trouble: the
-// task is put off. Whoever dies meanwhile leaves them to be done again, under the same keys.
+// Work does the tasks that are due, some at once, and returns how many it took when they are done.
 func (s *Service) Work(ctx context.Context) (n int, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), taskLease)
+	var doing sync.WaitGroup
+	defer doing.Wait()
+	return s.begin(ctx, &doing)
+}
+
+// begin begins tasks that are due, as many as there is room for, and returns how many. It waits for room, and for no task's end:
+// a slow call holds up no other. Whoever dies meanwhile leaves them to be done again, under the same keys.
+func (s *Service) begin(ctx context.Context, doing *sync.WaitGroup) (n int, err error) {
+	room := s.takeRoom(ctx)
+	defer func() { s.leaveRoom(room - n) }()
+	if room == 0 {
+		return 0, nil
+	}
+	until := time.Now().Add(taskLease)
+	ctx = context.WithoutCancel(ctx)
+	claiming, cancel := context.WithTimeout(ctx, claimTimeout)
 	defer cancel()
-	due, err := claimTasks(ctx, s.pool, taskBatch, taskLease)
+	due, err := claimTasks(claiming, s.pool, room, taskLease)
 	if err != nil {
 		return 0, fmt.Errorf("claim tasks: %w", err)
 	}
-	errs := make([]error, len(due))
-	var doing sync.WaitGroup
-	for i, t := range due {
-		doing.Go(func() { errs[i] = s.do(outbox.WithCausality(ctx, t.causality()), t) })
+	for _, t := range due {
+		doing.Go(func() {
+			defer s.leaveRoom(1)
+			ctx, cancel := context.WithDeadline(outbox.WithCausality(ctx, t.causality()), until)
+			defer cancel()
+			s.do(ctx, t)
+		})
 	}
-	doing.Wait()
-	return len(due), errors.Join(errs...)
+	return len(due), nil
 }
 
-// do makes one call and records its outcome.
-func (s *Service) do(ctx context.Context, t task) error {
-	p, err := paymentByID(ctx, s.pool, t.PaymentID)
-	if err != nil {
-		return fmt.Errorf("read payment %s: %w", t.PaymentID, err)
+// takeRoom takes all the room that there is for tasks, at least for one; none when ctx ends first.
+func (s *Service) takeRoom(ctx context.Context) (n int) {
+	select {
+	case <-ctx.Done():
+		return 0
+	case s.room <- struct{}{}:
 	}
-	record, err := s.call(ctx, t, p)
-	switch {
-	case err == nil:
+	for n = 1; ; n++ {
+		select {
+		case s.room <- struct{}{}:
+		default:
+			return n
+		}
+	}
+}
+
+func (s *Service) leaveRoom(n int) {
+	for range n {
+		<-s.room
+	}
+}
+
+// do makes one call and records its outcome. What fails, the reading and the record too, is the task's own trouble: it is put off,
+// or given up. A refund is owed, and asked for again when it is refused.
+func (s *Service) do(ctx context.Context, t task) {
+	log := s.log.With("task", t.Kind, "payment_id", t.PaymentID.String(), "attempts", t.Attempts)
+	record, err := s.call(ctx, t)
+	refused := errors.Is(err, gateway.ErrRefused)
+	if err == nil {
 		err = s.inTask(ctx, t, "done", "", record)
-	case errors.Is(err, gateway.ErrRefused) && t.Kind == taskRefund && t.Attempts < maxAttempts[t.Kind]: // it is owed
-		s.log.ErrorContext(ctx, "a refund is refused, and will be asked for again", "payment_id", p.ID.String(), "attempts", t.Attempts, "error", err)
-		err = s.putOff(ctx, t, fmt.Errorf("%w: %w", gateway.ErrKeySpent, err))
-	case errors.Is(err, gateway.ErrRefused) || t.Attempts >= maxAttempts[t.Kind]:
-		s.log.ErrorContext(ctx, "a gateway task is given up", "task", t.Kind, "payment_id", p.ID.String(), "attempts", t.Attempts, "error", err)
-		err = s.inTask(ctx, t, "refused", clip(err.Error()), s.refused(ctx, t))
-	default:
-		s.log.WarnContext(ctx, "a gateway task is put off", "task", t.Kind, "payment_id", p.ID.String(), "attempts", t.Attempts, "error", err)
-		err = s.putOff(ctx, t, err)
 	}
-	if err != nil {
-		return fmt.Errorf("record %s of payment %s: %w", t.Kind, p.ID, err)
+	if err != nil && (refused && t.Kind != taskRefund || t.Attempts >= maxAttempts[t.Kind]) {
+		log.ErrorContext(ctx, "a gateway task is given up", "error", err)
+		err = s.inTask(ctx, t, "refused", gateway.Clip(err.Error()), s.refused(ctx, t))
 	}
-	return nil
+	if err == nil {
+		return
+	}
+	level := slog.LevelWarn
+	if refused || t.Attempts >= manyAttempts {
+		level = slog.LevelError
+	}
+	log.Log(ctx, level, "a gateway task is put off", "error", err)
+	if err := s.putOff(ctx, t, err); err != nil {
+		log.ErrorContext(ctx, "a gateway task waits for the end of its claim", "error", err)
+	}
 }
 
 // recorder changes a payment, which is locked, after a task was done.
 type recorder func(tx pgx.Tx, p Payment) error
 
 // call asks the gateway, outside any transaction, and returns what is then to be recorded.
-func (s *Service) call(ctx context.Context, t task, p Payment) (recorder, error) {
+func (s *Service) call(ctx context.Context, t task) (recorder, error) {
+	p, err := paymentByID(ctx, s.pool, t.PaymentID)
+	if err != nil {
+		return nil, fmt.Errorf("read the payment: %w", err)
+	}
 	g, ok := s.gateways[p.Gateway]
 	if !ok {
 		return nil, fmt.Errorf("gateway %s is not configured", p.Gateway)
@@ -275,24 +320,15 @@ func (s *Service) refused(ctx context.Context, t task) recorder {
 	}
 }
 
-// putOff lets a task wait, longer each time.
+// putOff lets a task wait, longer each time. A key under which the gateway has refused is spent like one under which it failed for good.
 func (s *Service) putOff(ctx context.Context, t task, cause error) error {
 	pause := min(againMin<<min(t.Attempts-1, 20), againMax)
 	round := t.Round
-	if errors.Is(cause, gateway.ErrKeySpent) {
+	if errors.Is(cause, gateway.ErrKeySpent) || errors.Is(cause, gateway.ErrRefused) {
 		round++
 	}
 	_, err := s.pool.Exec(ctx, `
 		UPDATE payment.tasks SET error = $2, round = $3, next_at = clock_timestamp() + $4::float8 * interval '1 second'
-		WHERE id = $1 AND state = 'due' AND round <= $3`, t.ID, clip(cause.Error()), round, (pause/2 + rand.N(pause/2)).Seconds())
+		WHERE id = $1 AND state = 'due' AND round <= $3`, t.ID, gateway.Clip(cause.Error()), round, (pause/2 + rand.N(pause/2)).Seconds())
 	return err
-}
-
-// clip makes a text of at most 1,000 bytes that PostgreSQL takes.
-func clip(text string) string {
-	text = strings.ReplaceAll(strings.ToValidUTF8(text, "?"), "\x00", "")
-	if len(text) > 1000 {
-		text = strings.ToValidUTF8(text[:1000], "")
-	}
-	return text
 }

@@ -102,8 +102,8 @@ func (s *Service) end(ctx context.Context, tx pgx.Tx, p Payment, to Status, reas
 	return s.tell(ctx, tx, ended)
 }
 
-// captured enters money that has come. It completes a payment that can still be made, if it is what was asked for; all other
-// money is given back.
+// captured enters money that has come. It completes a payment that can still be made, if it is what was asked for and comes in
+// time; all other money is given back.
 func (s *Service) captured(ctx context.Context, tx pgx.Tx, p Payment, e gateway.Event) error {
 	isNew, err := capture(ctx, tx, p, e)
 	if err != nil || !isNew {
@@ -111,14 +111,18 @@ func (s *Service) captured(ctx context.Context, tx pgx.Tx, p Payment, e gateway.
 	}
 	s.log.InfoContext(ctx, logCaptured, "booking_id", p.BookingID.String(), "payment_id", p.ID.String(), "status", string(p.Status),
 		"amount", e.Amount.String(), "currency", e.Currency)
-	if p.Status == Prepared && e.Amount == p.Amount && e.Currency == p.Currency {
-		done, _, err := move(ctx, tx, p.ID, Prepared, Completed, "")
+	to, reason := Failed, string(contracts.PaymentRefused) // the wrong amount
+	if e.Amount == p.Amount && e.Currency == p.Currency {
+		done, inTime, err := complete(ctx, tx, p.ID)
 		if err != nil {
 			return err
 		}
-		return s.tell(ctx, tx, done)
+		if inTime {
+			return s.tell(ctx, tx, done)
+		}
+		to, reason = Expired, ""
 	}
-	if err := s.end(ctx, tx, p, Failed, string(contracts.PaymentRefused)); err != nil { // the wrong amount
+	if err := s.end(ctx, tx, p, to, reason); err != nil {
 		return err
 	}
 	return s.addTasks(ctx, tx, newTask{p.ID, taskRefund, e.Charge, outbox.CausalityFrom(ctx)})

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 
 	"github.com/jcp/ticketwave/outbox"
 	"github.com/jcp/ticketwave/outbox/admin"
+	"github.com/jcp/ticketwave/services/internal/loop"
 )
 
 // DefaultLook is the time between two looks for deadlines when Config names none.
@@ -237,33 +237,12 @@ const (
 	// batchOfDue is how many deadlines share a transaction.
 	batchOfDue = 50
 	dueTimeout = 30 * time.Second
-	maxLook    = 10 * time.Second
 )
 
 // Run looks for deadlines that have passed until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	pause := s.look
-	for {
-		n, err := s.expire(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			if pause == s.look {
-				s.log.WarnContext(ctx, "deadlines are not looked for", "error", err)
-			}
-			pause = min(2*pause, max(maxLook, s.look))
-		case n == batchOfDue:
-			continue
-		default:
-			pause = s.look
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(pause/2 + rand.N(pause)):
-		}
-	}
+	loop.Run(ctx, loop.Config{Name: "saga deadlines", Logger: s.log, Idle: s.look, Step: s.expire})
+	return nil
 }
 
 // expire tells instances that their time is up, and returns how many have moved.

@@ -24,6 +24,7 @@ import (
 	"github.com/jcp/ticketwave/outbox/inbox"
 	"github.com/jcp/ticketwave/outbox/outboxtest"
 	"github.com/jcp/ticketwave/services/payment"
+	"github.com/jcp/ticketwave/services/payment/gateway"
 	"github.com/jcp/ticketwave/services/payment/gateway/stripe"
 	"github.com/jcp/ticketwave/services/payment/gateway/stripe/stripetest"
 )
@@ -82,7 +83,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.asked, err = payment.New(payment.Config{Pool: w.pool, Logger: slog.New(slog.DiscardHandler), Gateway: g}); err != nil {
+	if w.asked, err = payment.New(payment.Config{Pool: w.pool, Logger: slog.New(slog.DiscardHandler), Gateways: []gateway.Gateway{g}, Active: stripe.Name}); err != nil {
 		t.Fatal(err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -97,7 +98,7 @@ func newWorld(t *testing.T) *world {
 	}
 	w.env = []string{
 		"TW_TEST_BE_PAYMENT=1", "TW_DATABASE_URL=" + w.db.ServiceURL, "TW_AMQP_URL=" + outboxtest.NewVHost(t), "TW_HTTP_ADDR=" + w.addr,
-		"TW_PAYMENT_GATEWAY=stripe", "TW_STRIPE_URL=" + w.stripe.URL, "TW_STRIPE_KEY_FILE=" + key, "TW_PAYMENT_WEBHOOK_SECRETS=" + stripetest.Secret,
+		"TW_PAYMENT_GATEWAY=stripe", "TW_STRIPE_URL=" + w.stripe.URL, "TW_STRIPE_KEY_FILE=" + key, "TW_STRIPE_WEBHOOK_SECRETS=" + stripetest.Secret,
 	}
 	return w
 }

@@ -27,11 +27,14 @@ func build(service string, opts options, pool *pgxpool.Pool, log *slog.Logger, u
 	case "catalog":
 		return catalog.New(catalog.Config{Pool: pool, Logger: log})
 	case "payment":
-		base := opts.PaymentURL
-		if base == "" {
-			base = url
+		payments := opts.Payments
+		payments.BaseURL = cmp.Or(payments.BaseURL, url)
+		cfg, err := payments.Config()
+		if err != nil {
+			return nil, err
 		}
-		return payment.New(payment.Config{Pool: pool, Logger: log, BaseURL: base, Lateness: opts.Lateness})
+		cfg.Pool, cfg.Logger = pool, log
+		return payment.New(cfg)
 	case "notification":
 		return notification.New(notification.Config{
 			Pool: pool, Logger: log, SMTPAddr: opts.SMTPAddr, MailDir: opts.MailDir, From: opts.MailFrom,

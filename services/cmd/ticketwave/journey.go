@@ -118,7 +118,7 @@ func pay(button string) func(context.Context, *journey) error {
 		}
 		j.watch.note("payment", "answered", resp.Status)
 		if button == "late" {
-			j.watch.say("           ...  the money arrives %s after the end of the hold, which is in %s", j.opts.Lateness, j.left())
+			j.watch.say("           ...  the money arrives %s after the end of the hold, which is in %s", j.opts.Payments.Lateness, j.left())
 		}
 		return nil
 	}

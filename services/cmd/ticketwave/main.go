@@ -39,6 +39,11 @@ Environment:
   TW_BOOKING_HOLD             how long tickets are held for payment, 1s to 24h             (15m)
   TW_BOOKING_GRACE            how much later than its payment a booking expires, 0 to 1h   (30s)
   TW_PAYMENT_URL              begins the payment pages' URLs                               (the payment service's)
+  TW_PAYMENT_GATEWAY          where new payments are made: sandbox or stripe               (sandbox)
+  TW_STRIPE_KEY, TW_STRIPE_WEBHOOK_SECRETS
+                              Stripe's secret API key, and the secrets of its webhooks;
+                              with them Stripe's payments go on under either gateway       ()
+  TW_PAYMENT_RETURN_URL       where people go from Stripe's page                           (/pay/thanks here)
   TW_SANDBOX_LATENESS         how late the sandbox's late payments are, 1s to 24h          (2s)
   TW_HTTP_PORTS               ports of booking, catalog, payment, notification and saga    (5001,5002,5003,5004,5005)
   TW_RELAY_HTTP_ADDR          where run shows the relay's probes and metrics, or off       (127.0.0.1:5010)

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/jcp/ticketwave/services/booking"
+	"github.com/jcp/ticketwave/services/cmd/internal/gateways"
 	"github.com/jcp/ticketwave/services/internal/daemon"
-	"github.com/jcp/ticketwave/services/payment/gateway"
 	schema "github.com/jcp/ticketwave/sql"
 )
 
@@ -30,11 +30,10 @@ type options struct {
 	MaxTickets    int
 	Style         string        // who leads bookings
 	Hold, Grace   time.Duration // of bookings
-	PaymentURL    string
-	Lateness      time.Duration // of the sandbox's late money
-	Ports         []string      // in the order of schema.Services
-	RelayAddr     string        // of the relay's probes and metrics, "off" for none
-	AdminAddr     string        // "off" for none
+	Payments      gateways.Options
+	Ports         []string // in the order of schema.Services
+	RelayAddr     string   // of the relay's probes and metrics, "off" for none
+	AdminAddr     string   // "off" for none
 	AdminTokens   string
 }
 
@@ -49,23 +48,21 @@ func parse(getenv func(string) string) (options, error) {
 		PostgresURL: get("TW_POSTGRES_URL", ""), AMQPURL: get("TW_AMQP_URL", ""), ManagementURL: get("TW_RABBITMQ_MANAGEMENT_URL", ""),
 		Password: get("TW_SERVICE_PASSWORD", ""), Prefix: get("TW_DATABASE_PREFIX", schema.DefaultPrefix),
 		SMTPAddr: get("TW_SMTP_ADDR", ""), MailDir: get("TW_MAIL_DIR", ".run/mail"), MailFrom: get("TW_MAIL_FROM", ""),
-		PaymentURL: get("TW_PAYMENT_URL", ""), Ports: strings.Split(get("TW_HTTP_PORTS", "5001,5002,5003,5004,5005"), ","),
+		Ports:     strings.Split(get("TW_HTTP_PORTS", "5001,5002,5003,5004,5005"), ","),
 		RelayAddr: get("TW_RELAY_HTTP_ADDR", "127.0.0.1:5010"),
 		AdminAddr: get("TW_ADMIN_ADDR", "127.0.0.1:5011"), AdminTokens: get("TW_ADMIN_TOKENS", ""),
 	}
 	if err := o.LogLevel.UnmarshalText([]byte(get("TW_LOG_LEVEL", "info"))); err != nil {
 		return o, fmt.Errorf("TW_LOG_LEVEL is %q: want debug, info, warn or error", getenv("TW_LOG_LEVEL"))
 	}
-	for _, s := range []daemon.Setting{
+	own := []daemon.Setting{
 		daemon.Whole(&o.MaxTickets, "", "TW_MAX_TICKETS", booking.DefaultMaxTickets, 1, 1000),
 		daemon.Checked(&o.Style, "", "TW_SAGA", booking.Choreography, "choreography or orchestration", booking.IsStyle),
 		daemon.Duration(&o.Hold, "", "TW_BOOKING_HOLD", booking.DefaultHold, booking.MinHold, booking.MaxHold),
 		daemon.Duration(&o.Grace, "", "TW_BOOKING_GRACE", booking.DefaultGrace, 0, booking.MaxGrace),
-		daemon.Duration(&o.Lateness, "", "TW_SANDBOX_LATENESS", gateway.DefaultLateness, gateway.MinLateness, gateway.MaxLateness),
-	} {
-		if value := get(s.Env, s.Default); s.Set(value) != nil {
-			return o, fmt.Errorf("%s is %q: want %s", s.Env, value, s.Wants)
-		}
+	}
+	if err := daemon.FromEnvironment(append(own, o.Payments.Settings("")...), getenv); err != nil {
+		return o, err
 	}
 	return o, o.check()
 }
@@ -88,6 +85,9 @@ func (o options) check() error {
 		if _, _, err := net.SplitHostPort(o.SMTPAddr); err != nil {
 			return fmt.Errorf("TW_SMTP_ADDR is %q: want host:port", o.SMTPAddr)
 		}
+	}
+	if _, err := o.Payments.Config(); err != nil {
+		return err
 	}
 	if len(o.Ports) != len(schema.Services) {
 		return fmt.Errorf("TW_HTTP_PORTS has %d ports: want %d, separated by commas", len(o.Ports), len(schema.Services))

@@ -20,14 +20,21 @@ func given(changed map[string]string) func(string) string {
 func TestOptions(t *testing.T) {
 	t.Parallel()
 	o, err := parse(given(nil))
-	if err != nil || o.Style != booking.Choreography || o.Hold != booking.DefaultHold || o.Grace != booking.DefaultGrace || o.Lateness != 2*time.Second || o.MaxTickets != 10 {
+	if err != nil || o.Style != booking.Choreography || o.Hold != booking.DefaultHold || o.Grace != booking.DefaultGrace || o.Payments.Lateness != 2*time.Second || o.MaxTickets != 10 {
 		t.Errorf("%+v %v", o, err)
 	}
 	o, err = parse(given(map[string]string{
 		"TW_SAGA": "orchestration", "TW_BOOKING_HOLD": "90s", "TW_BOOKING_GRACE": "0", "TW_SANDBOX_LATENESS": "1m", "TW_MAX_TICKETS": "3",
+		"TW_PAYMENT_GATEWAY": "stripe", "TW_STRIPE_KEY": "sk_geheim", "TW_STRIPE_WEBHOOK_SECRETS": "whsec_geheim",
 	}))
-	if err != nil || o.Style != booking.Orchestration || o.Hold != 90*time.Second || o.Grace != 0 || o.Lateness != time.Minute || o.MaxTickets != 3 {
+	if err != nil || o.Style != booking.Orchestration || o.Hold != 90*time.Second || o.Grace != 0 || o.Payments.Lateness != time.Minute || o.MaxTickets != 3 {
 		t.Errorf("%+v %v", o, err)
+	}
+	if cfg, err := o.Payments.Config(); err != nil || cfg.Active != "stripe" || len(cfg.Gateways) != 1 {
+		t.Errorf("%+v %v", cfg, err)
+	}
+	if demo := scenarios[0].in(o); demo.Payments.Active == "stripe" || demo.Payments.StripeKey != "" {
+		t.Error("a demo takes real money")
 	}
 }
 
@@ -39,13 +46,16 @@ func TestABadOptionIsOneLine(t *testing.T) {
 		{"TW_BOOKING_HOLD", "500ms", "a duration from 1s to 24h"},
 		{"TW_BOOKING_GRACE", "2h", "a duration from 0s to 1h"},
 		{"TW_SANDBOX_LATENESS", "0s", "a duration from 1s to 24h"},
+		{"TW_PAYMENT_GATEWAY", "stripe", "needs TW_STRIPE_KEY and TW_STRIPE_WEBHOOK_SECRETS"},
+		{"TW_PAYMENT_GATEWAY", "paypal", "sandbox or stripe"},
+		{"TW_STRIPE_KEY", "sk geheim", "secret API key"},
 		{"TW_MAX_TICKETS", "1001", "from 1 to 1000"},
 		{"TW_LOG_LEVEL", "loud", "debug, info, warn or error"},
 		{"TW_HTTP_PORTS", "1,2", "want 5"},
 		{"TW_POSTGRES_URL", "mysql://db", "postgres://"},
 	} {
 		_, err := parse(given(map[string]string{c.variable: c.value}))
-		if err == nil || !strings.HasPrefix(err.Error(), c.variable) || !strings.Contains(err.Error(), c.wants) || strings.Contains(err.Error(), "\n") {
+		if err == nil || !strings.HasPrefix(err.Error(), c.variable) || !strings.Contains(err.Error(), c.wants) || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "geheim") {
 			t.Errorf("%s=%s: %v", c.variable, c.value, err)
 		}
 	}

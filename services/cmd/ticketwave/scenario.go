@@ -11,6 +11,7 @@ import (
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/services/booking"
 	"github.com/jcp/ticketwave/services/booking/life"
+	"github.com/jcp/ticketwave/services/cmd/internal/gateways"
 )
 
 const (
@@ -78,10 +79,11 @@ func scenarioNamed(name string) (scenario, error) {
 	return scenario{}, fmt.Errorf("%w: there is no scenario %q: want %s", errUsage, name, strings.Join(names, ", "))
 }
 
-// in are the options that a scenario runs with.
+// in are the options that a scenario runs with. Its money is the sandbox's, whatever is configured.
 func (s scenario) in(opts options) options {
+	opts.Payments = gateways.Options{BaseURL: opts.Payments.BaseURL, Lateness: opts.Payments.Lateness}
 	if s.hold > 0 {
-		opts.Hold, opts.Lateness = s.hold, demoLateness
+		opts.Hold, opts.Payments.Lateness = s.hold, demoLateness
 	}
 	return opts
 }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -205,17 +206,32 @@ func set(settings []Setting, health bool) error {
 		if err := s.Set(*s.given); err == nil {
 			continue
 		}
-		switch {
-		case *s.given == "":
-			return fmt.Errorf("%s (-%s) is not set: want %s", s.Env, s.Flag, s.Wants)
-		case s.secret:
-			return fmt.Errorf("%s (-%s) is no such URL: want %s", s.Env, s.Flag, s.Wants)
-		case s.hidden:
-			return fmt.Errorf("%s (-%s) is no such secret: want %s", s.Env, s.Flag, s.Wants)
-		}
-		return fmt.Errorf("%s (-%s) is %q: want %s", s.Env, s.Flag, *s.given, s.Wants)
+		return s.refused(fmt.Sprintf("%s (-%s)", s.Env, s.Flag), *s.given)
 	}
 	return nil
+}
+
+// FromEnvironment sets what a program without flags is told. A bad value is an error of one line, which never shows a secret.
+func FromEnvironment(settings []Setting, getenv func(string) string) error {
+	for _, s := range settings {
+		if value := cmp.Or(getenv(s.Env), s.Default); s.Set(value) != nil {
+			return s.refused(s.Env, value)
+		}
+	}
+	return nil
+}
+
+// refused says what is wrong with a value.
+func (s Setting) refused(name, value string) error {
+	switch {
+	case value == "":
+		return fmt.Errorf("%s is not set: want %s", name, s.Wants)
+	case s.secret:
+		return fmt.Errorf("%s is no such URL: want %s", name, s.Wants)
+	case s.hidden:
+		return fmt.Errorf("%s is no such secret: want %s", name, s.Wants)
+	}
+	return fmt.Errorf("%s is %q: want %s", name, value, s.Wants)
 }
 
 func usage(out io.Writer, name string, settings []Setting) {

@@ -19,9 +19,11 @@ var (
 )
 
 // withCausality puts the request's flow into its context: the client's own correlation id and W3C traceparent
-// where they are sane, or a fresh UUIDv7.
+// where they are sane, or a fresh UUIDv7. What the request sets off is caused by the request, which gets an id for that.
 func withCausality(w http.ResponseWriter, r *http.Request) *http.Request {
-	c := outbox.Causality{CorrelationID: correlationID(r.Header), TraceParent: trace(r.Header)}
+	c := outbox.Causality{
+		CorrelationID: correlationID(r.Header), CausationID: uuid.Must(uuid.NewV7()).String(), TraceParent: trace(r.Header),
+	}
 	w.Header().Set(CorrelationHeader, c.CorrelationID)
 	return r.WithContext(outbox.WithCausality(r.Context(), c))
 }

@@ -5,6 +5,6 @@
 // panic, and a database that is away (503 with Retry-After). An error that is not meant for clients is logged
 // and shown as a bare 500.
 //
-// The context of a request carries the causality ([outbox.WithCausality]) of the flow it belongs to or begins,
-// and ends after the router's timeout.
+// The context of a request carries the causality ([outbox.WithCausality]) of the flow it belongs to or begins, with
+// the request's own id (request_id in the access log) as the cause, and ends after the router's timeout.
 package web

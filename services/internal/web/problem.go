@@ -106,11 +106,11 @@ func databaseAway(err error) bool {
 }
 
 // awayCode reports SQLSTATEs under which the same request may succeed a little later: connection exceptions (08),
-// insufficient resources (53, with too many connections), shutdown and recovery (57P), a lock or statement
-// timeout, conflicts that outlived their retries, and a primary that has become a standby.
+// insufficient resources (53, with too many connections), shutdown and recovery (57P), a timeout of a lock, a statement or a
+// transaction, conflicts that outlived their retries, and a primary that has become a standby.
 func awayCode(code string) bool {
 	switch code {
-	case "25006", "40001", "40P01", "55P03", "57014":
+	case "25006", "25P03", "25P04", "40001", "40P01", "55P03", "57014":
 		return true
 	}
 	return strings.HasPrefix(code, "08") || strings.HasPrefix(code, "53") || strings.HasPrefix(code, "57P")

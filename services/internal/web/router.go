@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/gorilla/mux"
+
+	"github.com/jcp/ticketwave/outbox"
 )
 
 // Handler answers a request or returns why it cannot, before it has written anything.
@@ -166,7 +168,7 @@ func (r *Router) done(w *recorder, req *http.Request, took time.Duration) {
 		level = slog.LevelDebug
 	}
 	r.cfg.Logger.Log(req.Context(), level, "request", "method", req.Method, "path", req.URL.Path, "route", route,
-		"status", status, "bytes", w.bytes, "ms", float64(took.Microseconds())/1000)
+		"status", status, "bytes", w.bytes, "ms", float64(took.Microseconds())/1000, "request_id", outbox.CausalityFrom(req.Context()).CausationID)
 	if r.cfg.Observe != nil {
 		r.cfg.Observe(req.Method, route, status, took)
 	}

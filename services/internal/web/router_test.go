@@ -97,6 +97,7 @@ func TestErrorsBecomeProblems(t *testing.T) {
 		"pool closed":        {err: puddle.ErrClosedPool, status: 503, retry: "2"},
 		"shutdown":           {err: pg("57P01"), status: 503, retry: "2"},
 		"too many clients":   {err: pg("53300"), status: 503, retry: "2"},
+		"idle transaction":   {err: pg("25P03"), status: 503, retry: "2"},
 		"standby":            {err: pg("25006"), status: 503, retry: "2"},
 		"deadlock":           {err: pg("40P01"), status: 503, retry: "2"},
 		"statement timeout":  {err: pg("57014"), status: 503, retry: "2"},
@@ -264,7 +265,8 @@ func TestCausality(t *testing.T) {
 				return nil
 			}), http.MethodGet, "/", "", c.headers...)
 			if got.CorrelationID != w.Header().Get(web.CorrelationHeader) || got.TraceParent != c.trace ||
-				c.correlation != "" && got.CorrelationID != c.correlation || c.correlation == "" && len(got.CorrelationID) != 36 {
+				c.correlation != "" && got.CorrelationID != c.correlation || c.correlation == "" && len(got.CorrelationID) != 36 ||
+				len(got.CausationID) != 36 || got.CausationID == got.CorrelationID {
 				t.Errorf("%+v", got)
 			}
 		})

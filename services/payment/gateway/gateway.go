@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -120,6 +121,15 @@ type Gateway interface {
 	Refund(ctx context.Context, r Refund) (reference string, err error)
 	// Receive verifies a webhook and reads it. Its errors are ErrSignature, ErrMalformed, and others that may pass.
 	Receive(ctx context.Context, header http.Header, body []byte) (Event, error)
+}
+
+// Clip makes of what went wrong a text of at most 1,000 bytes that PostgreSQL takes.
+func Clip(text string) string {
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "?"), "\x00", "")
+	if len(text) > 1000 {
+		text = strings.ToValidUTF8(text[:1000], "")
+	}
+	return text
 }
 
 // Local is a gateway whose sessions live in the database of the payments: they are opened in the transaction that stores

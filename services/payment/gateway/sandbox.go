@@ -18,7 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/jcp/ticketwave/contracts"
-	"github.com/jcp/ticketwave/services/payment/internal/loop"
+	"github.com/jcp/ticketwave/services/internal/loop"
 )
 
 // SandboxName is the sandbox's name.

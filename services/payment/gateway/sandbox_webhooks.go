@@ -13,7 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/jcp/ticketwave/services/payment/internal/loop"
+	"github.com/jcp/ticketwave/services/internal/loop"
 )
 
 // execer is a pool or a transaction.
@@ -96,20 +96,11 @@ func (s *Sandbox) record(ctx context.Context, d delivery, failure error) error {
 	} else {
 		s.cfg.Logger.WarnContext(ctx, "sandbox webhook not delivered", "webhook_id", d.ID, "attempts", d.Attempts, "error", failure)
 	}
-	return markFailed(ctx, s.cfg.Pool, d.ID, clip(failure.Error()), again)
+	return markFailed(ctx, s.cfg.Pool, d.ID, Clip(failure.Error()), again)
 }
 
 // backoff doubles up to its bound, with jitter of half.
 func backoff(attempts int) time.Duration {
 	pause := min(againMin<<min(max(attempts-1, 0), 20), againMax)
 	return pause/2 + rand.N(pause/2)
-}
-
-// clip makes a text of at most 1,000 bytes that PostgreSQL takes.
-func clip(text string) string {
-	text = strings.ReplaceAll(strings.ToValidUTF8(text, "?"), "\x00", "")
-	if len(text) > 1000 {
-		text = strings.ToValidUTF8(text[:1000], "")
-	}
-	return text
 }

@@ -15,13 +15,13 @@ const (
 	pauseMax = 10 * time.Second
 )
 
-// Config describes a loop. All fields are required.
+// Config describes a loop. All fields but Wake are required.
 type Config struct {
 	// Name says in the log which loop it is.
 	Name string
 	// Logger is told when the step begins to fail, and when it works again.
 	Logger *slog.Logger
-	// Wake makes the loop look at once and then less and less often.
+	// Wake, if set, makes the loop look at once and then less and less often.
 	Wake Bell
 	// Idle is how often it looks when nothing happens.
 	Idle time.Duration
