@@ -455,6 +455,30 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
+// A booking that cannot be read is put off alone, for about a minute.
+func TestABadBookingHoldsUpNoDeadline(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	bad, good := s.book()["id"].(string), s.book()["id"].(string)
+	s.pass(bad)
+	s.pass(good)
+	if _, err := s.db.Exec(t.Context(), `UPDATE booking.bookings SET created_at = 'infinity' WHERE id = $1`, bad); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.svc.ExpireDue(t.Context()); n != 2 || err != nil {
+		t.Errorf("%d were taken, %v", n, err)
+	}
+	var waits, over bool
+	if err := s.db.QueryRow(t.Context(), `
+		SELECT (SELECT deadline_at BETWEEN now() + interval '20 s' AND now() + interval '2 min' FROM booking.bookings WHERE id = $1),
+		       (SELECT status = 'expired' FROM booking.bookings WHERE id = $2)`, bad, good).Scan(&waits, &over); err != nil || !waits || !over {
+		t.Errorf("the bad booking is put off: %t, the good one has expired: %t, %v", waits, over, err)
+	}
+	if n, err := s.svc.ExpireDue(t.Context()); n != 0 || err != nil {
+		t.Errorf("%d were taken, %v", n, err)
+	}
+}
+
 // What a deadline sends belongs to the flow of the request that made the booking; what the booking has heard last caused it, or
 // that request. A row of the build before knows neither.
 func TestADeadlineHasACause(t *testing.T) {

@@ -108,19 +108,37 @@ func lockBookings(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) ([]*locked, e
 	return pgx.CollectRows(rows, scanLocked)
 }
 
-// lockDue gives bookings whose deadline has passed, the longest due first, and leaves out those that somebody else has.
-func lockDue(ctx context.Context, tx pgx.Tx, most int) ([]*locked, error) {
+// anyBooking stands for whichever.
+var anyBooking uuid.NullUUID
+
+// lockDue gives bookings whose deadline has passed, or the one named if its has, the longest due first, and leaves out those that
+// somebody else has.
+func lockDue(ctx context.Context, tx pgx.Tx, which uuid.NullUUID, most int) ([]*locked, error) {
 	rows, err := tx.Query(ctx, `
 		SELECT `+bookingColumns+`, clock_timestamp() AS now FROM booking.bookings
-		WHERE deadline_at <= now()
+		WHERE deadline_at <= now() AND ($1::uuid IS NULL OR id = $1)
 		ORDER BY deadline_at
-		LIMIT $1
-		FOR NO KEY UPDATE SKIP LOCKED`, most)
+		LIMIT $2
+		FOR NO KEY UPDATE SKIP LOCKED`, which, most)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, scanLocked)
 }
+
+// dueBookings are the ids of some whose deadline has passed, the longest due first.
+func dueBookings(ctx context.Context, db querier, most int) ([]uuid.UUID, error) {
+	rows, err := db.Query(ctx, `SELECT id FROM booking.bookings WHERE deadline_at <= now() ORDER BY deadline_at LIMIT $1`, most)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+}
+
+// putOffDeadline lets a booking that is due wait for about a minute.
+const putOffDeadline = `
+	UPDATE booking.bookings SET deadline_at = clock_timestamp() + (0.5 + random()) * interval '1 minute'
+	WHERE id = $1 AND deadline_at <= clock_timestamp()`
 
 // update writes all of a booking that can change. The booking is locked.
 func (b *Booking) update(writes *pgx.Batch) {
