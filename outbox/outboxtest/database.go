@@ -17,8 +17,12 @@ import (
 	schema "github.com/jcp/ticketwave/sql"
 )
 
-// loginPassword is that of the login roles made for tests; they can reach test databases alone.
-const loginPassword = "outboxtest"
+// loginPassword is that of the login roles made for tests; they can reach test databases alone. The server is given
+// loginSecret, its verifier with one iteration: the usual 4096 cost a client under the race detector 10 ms a connection.
+const (
+	loginPassword = "outboxtest"
+	loginSecret   = "SCRAM-SHA-256$1:b3V0Ym94dGVzdC1zYWx0IQ==$dk3/9asJymViPwYep+J/6AlttddM4i8WRBmfPeE8qkI=:m4Mlzgy3dtC2EkhVhQLNc7LhbCGmEcmqngRRtKo8xIw="
+)
 
 // Database is one test's database.
 type Database struct {
@@ -104,7 +108,7 @@ func templateFor(tb testing.TB, servers Servers, source string, schemas []string
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	plan := schema.Plan{
-		Databases: []schema.Database{t}, RelayLogin: t.Login + "_relay", OperatorLogin: t.Login + "_operator", Password: loginPassword,
+		Databases: []schema.Database{t}, RelayLogin: t.Login + "_relay", OperatorLogin: t.Login + "_operator", Password: loginSecret,
 	}
 	if err := freshTemplate(ctx, servers.PostgresURL, plan); err != nil {
 		tb.Fatalf("make the template database: %v", err)

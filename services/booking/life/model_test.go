@@ -1,7 +1,6 @@
 package life_test
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,7 +19,9 @@ type explored struct {
 	from   []int32 // the world that each was first reached from
 	by     []message
 	known  map[world]int32
-	wrong  string // the first violation and how it came about, or empty
+	ways   []int32 // where the steps lead, world after world
+	until  []int   // where those of each world end
+	wrong  string  // the first violation and how it came about, or empty
 	ends   int
 }
 
@@ -28,18 +29,28 @@ type explored struct {
 func explore(led bool, f next) *explored {
 	x := &explored{decider: newDecider(led, f), known: map[world]int32{}}
 	x.reach(x.begin(), -1, 0)
+	if why := x.decider.wrong(x.worlds[0]); why != "" {
+		x.wrong = why + x.story(0)
+		return x
+	}
 	for at := 0; at < len(x.worlds); at++ {
 		w := x.worlds[at]
 		if x.atRest(w) {
 			x.ends++
 		}
 		for _, s := range x.steps(w) {
-			if why := cmp.Or(s.broken, x.decider.wrong(s.to)); why != "" {
+			to, fresh := x.reach(s.to, int32(at), s.what)
+			why := s.broken
+			if why == "" && fresh { // a known world was judged when it was new
+				why = x.decider.wrong(s.to)
+			}
+			if why != "" {
 				x.wrong = why + x.story(at) + "\n  " + s.what.String()
 				return x
 			}
-			x.reach(s.to, int32(at), s.what)
+			x.ways = append(x.ways, to)
 		}
+		x.until = append(x.until, len(x.ways))
 		if len(x.worlds) > limit {
 			x.wrong = "there is no end of worlds" + x.story(at)
 			return x
@@ -49,11 +60,15 @@ func explore(led bool, f next) *explored {
 	return x
 }
 
-func (x *explored) reach(w world, from int32, by message) {
-	if _, ok := x.known[w]; !ok {
-		x.known[w] = int32(len(x.worlds))
-		x.worlds, x.from, x.by = append(x.worlds, w), append(x.from, from), append(x.by, by)
+// reach returns the world's number, and whether it is new.
+func (x *explored) reach(w world, from int32, by message) (number int32, fresh bool) {
+	if number, known := x.known[w]; known {
+		return number, false
 	}
+	number = int32(len(x.worlds))
+	x.known[w] = number
+	x.worlds, x.from, x.by = append(x.worlds, w), append(x.from, from), append(x.by, by)
+	return number, true
 }
 
 // stranded is how a world came about from which no end can be reached, or empty. It looks at worlds in the opposite order of
@@ -76,8 +91,11 @@ func (x *explored) stranded() string {
 
 // leads reports whether the world is an end, or the next step can lead to a good one.
 func (x *explored) leads(at int, good []bool) bool {
-	w := x.worlds[at]
-	return x.atRest(w) || slices.ContainsFunc(x.steps(w), func(s step) bool { return good[x.known[s.to]] })
+	begin := 0
+	if at > 0 {
+		begin = x.until[at-1]
+	}
+	return x.atRest(x.worlds[at]) || slices.ContainsFunc(x.ways[begin:x.until[at]], func(to int32) bool { return good[to] })
 }
 
 // story is the shortest way to a world.
