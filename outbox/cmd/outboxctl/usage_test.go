@@ -105,19 +105,24 @@ func TestNobodyAnswers(t *testing.T) {
 
 func TestSomethingElseAnswers(t *testing.T) {
 	t.Parallel()
+	const silence = "no answer from"
 	answers := map[string]http.HandlerFunc{
 		"is this the administration API?": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "nothing here", http.StatusNotFound) },
 		"answered what outboxctl cannot read": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write([]byte("<html>welcome</html>"))
 		},
 		"the answer was 302 Found": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) },
-		"no answer from":           func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		silence:                    func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 	}
 	for says, answer := range answers {
 		web := httptest.NewServer(answer)
 		t.Cleanup(web.Close)
-		nowhere(t).with("TW_ADMIN_URL="+web.URL).want(1, words("status --timeout 1s"), says)
-		nowhere(t).with("TW_ADMIN_URL="+web.URL).want(1, words("status --timeout 1s -o json"), says)
+		status := "status --timeout 1m"
+		if says == silence {
+			status = "status --timeout 1s"
+		}
+		nowhere(t).with("TW_ADMIN_URL="+web.URL).want(1, words(status), says)
+		nowhere(t).with("TW_ADMIN_URL="+web.URL).want(1, words(status+" -o json"), says)
 	}
 }
 
