@@ -72,10 +72,11 @@ func classOf(err error) string {
 	return classHandler
 }
 
-// quick reports whether trying again at once could help.
+// quick reports whether trying again at once could help. A handler whose time ran out has kept its partition waiting for long
+// enough.
 func quick(err error) bool {
 	class := classOf(err)
-	return class == classHandler || class == classPanic
+	return (class == classHandler || class == classPanic) && !errors.Is(err, context.DeadlineExceeded)
 }
 
 // clip bounds a text that goes into the database.

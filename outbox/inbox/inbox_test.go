@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -249,6 +250,30 @@ func TestAFailingKeyWaitsInOrderAndAlone(t *testing.T) {
 	b.settled("bad0", []int{1, 2, 3, 4, 5, 6})
 	if n := b.count(`SELECT count(*) FROM inbox.messages WHERE state <> 'done'`); n != 0 {
 		t.Errorf("%d messages are not done", n)
+	}
+}
+
+// A handler that hangs keeps the others of its partition waiting for one attempt at a time.
+func TestAHangingHandlerIsNotTriedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var hung atomic.Int32
+	cfg := b.config()
+	cfg.Timeout, cfg.RetryMin, cfg.RetryMax = time.Second, time.Hour, time.Hour
+	b.start(cfg, func(ctx context.Context, tx pgx.Tx, e placed) error {
+		if meta, _ := inbox.MetaFrom(ctx); meta.Key == "bad0" {
+			hung.Add(1)
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return record(ctx, tx, e.N)
+	})
+	b.send("bad0", 1)
+	outboxtest.Eventually(t, 10*time.Second, func() bool { return hung.Load() > 0 }, "the handler is not called")
+	b.send("good0", 1)
+	b.settled("good0", []int{1})
+	if n := hung.Load(); n != 1 || b.count(`SELECT count(*) FROM inbox.stuck WHERE attempts = 1`) != 1 {
+		t.Errorf("the hanging handler was tried %d times", n)
 	}
 }
 
