@@ -157,7 +157,8 @@ func (r *run) deadlock() {
 		return err == nil && waits
 	}, "the catalog does not wait for a locked event")
 	asked, err := collect[struct{ ID string }](ctx, r.w, "booking", `
-		SELECT uuid::text FROM outbox.messages WHERE topic = $1 ORDER BY id DESC LIMIT 500`, contracts.TypeUpdateEventInventory)
+		SELECT uuid::text FROM outbox.messages WHERE topic = ANY ($1) ORDER BY id DESC LIMIT 1000`,
+		[]string{contracts.TypeUpdateEventInventory, contracts.TypeReleaseEventInventory, contracts.TypeCommitEventInventory}) // what locks an event
 	if err != nil {
 		r.Fatal(err)
 	}
@@ -388,19 +389,10 @@ func tailLost(r *run) {
 	r.w.stop(r.T, "catalog")
 	r.load.await(r.T, 20) // their requests gather in the catalog's queues
 	r.load.stop()
-	var backlog int
 	eventually(r.T, time.Minute, func() bool {
-		backlog = 0
-		for _, service := range schema.Services {
-			n, err := r.w.backlog(ctx, service)
-			if err != nil {
-				return false
-			}
-			backlog += n
-		}
 		waits := r.w.outstanding(nil, nil) // for the catalog alone, and no deadline passes behind the standby's back
-		return backlog == 0 && !regexp.MustCompile(`queue (booking|payment|notification|saga)\.|payment: |saga: inst`).MatchString(waits) && r.w.ended()
-	}, "%d messages are not relayed", backlog)
+		return r.relayed(ctx) && !regexp.MustCompile(`queue (booking|payment|notification|saga)\.|payment: |saga: inst`).MatchString(waits) && r.w.ended()
+	}, "not everything but what is for the catalog comes to its end")
 	r.caughtUp(ctx, standby)
 	wire.cut()
 	before := r.w.clients.accepted(time.Time{})
@@ -427,14 +419,22 @@ func tailLost(r *run) {
 	for _, name := range house {
 		r.again(name)
 	}
-	if !r.w.quiet(r.T, time.Minute, nil, nil) {
-		return
-	}
+	eventually(r.T, time.Minute, func() bool { return r.relayed(ctx) }, "not everything is relayed") // what the catalog lacks is waited for
 	o := r.operator()
 	defer o.Close()
 	r.mended(o, since, "booking", "catalog")
 	r.load = r.w.startLoad(r.T, r.seed+1)
 	r.healed("PostgreSQL")
+}
+
+// relayed reports whether the relay has nothing left to publish.
+func (r *run) relayed(ctx context.Context) bool {
+	for _, service := range schema.Services {
+		if n, err := r.w.backlog(ctx, service); n > 0 || err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // ended reports whether no booking waits for anything but what undoes it.

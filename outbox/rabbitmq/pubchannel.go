@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -247,6 +248,7 @@ func (p *Publisher) keepChannel(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		p.prepared(ctx)
 		c, err := openPubChannel(conn, p.cfg.Exchange, p.cfg.InFlight)
 		if err == nil {
 			pause = first
@@ -266,6 +268,9 @@ func (p *Publisher) serveChannel(ctx context.Context, c *pubChannel) {
 	stop := context.AfterFunc(ctx, c.retire)
 	defer stop()
 	p.lanes.add(c)
+	if p.prepare.wanted.Load() { // since it was opened
+		c.retire()
+	}
 	cause := c.read()
 	p.lanes.remove(c)
 	if ctx.Err() != nil {
@@ -273,10 +278,48 @@ func (p *Publisher) serveChannel(ctx context.Context, c *pubChannel) {
 		return
 	}
 	failed := c.end(lost(cause))
+	if cause != nil && cause.Code == amqp.NotFound {
+		p.exchangeMissing()
+	}
 	if cause != nil && isException(cause) {
 		p.log.Warn("the broker closed a channel", "error", cause, "messages", len(failed))
 		p.suspects.add(failed)
 	}
+}
+
+// preparation is asked for while wanted is set.
+type preparation struct {
+	mu     sync.Mutex // held while it goes on
+	wanted atomic.Bool
+}
+
+// exchangeMissing keeps every channel from publishing until the exchange is there with all its bindings.
+func (p *Publisher) exchangeMissing() {
+	if p.cfg.Prepare == nil {
+		return
+	}
+	p.prepare.wanted.Store(true)
+	p.lanes.retire()
+}
+
+// prepared returns when nothing is to be prepared any more.
+func (p *Publisher) prepared(ctx context.Context) {
+	if !p.prepare.wanted.Load() {
+		return
+	}
+	p.prepare.mu.Lock()
+	defer p.prepare.mu.Unlock()
+	if !p.prepare.wanted.Load() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
+	defer cancel()
+	if err := p.cfg.Prepare(ctx); err != nil {
+		p.log.Warn("the exchange was missing and could not be prepared", "exchange", p.cfg.Exchange, "error", err)
+	} else {
+		p.log.Warn("the exchange was missing and is prepared again", "exchange", p.cfg.Exchange)
+	}
+	p.prepare.wanted.Store(false)
 }
 
 // lanes are the channels that can be published on, used in turn.
@@ -302,6 +345,16 @@ func (l *lanes) remove(c *pubChannel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.live = slices.DeleteFunc(l.live, func(other *pubChannel) bool { return other == c })
+}
+
+// retire lets nothing more be published on any of them.
+func (l *lanes) retire() {
+	l.mu.Lock()
+	live := slices.Clone(l.live)
+	l.mu.Unlock()
+	for _, c := range live {
+		c.retire()
+	}
 }
 
 // next is the channel whose turn it is, or nil and what to wait for.
@@ -344,6 +397,7 @@ func (p *Publisher) sendAlone(deadline time.Time, pub *publication) error {
 	if err != nil {
 		return p.gaveUp(err.Error())
 	}
+	p.prepared(ctx)
 	c, err := openPubChannel(conn, p.cfg.Exchange, 1)
 	if err != nil {
 		return p.gaveUp(err.Error())

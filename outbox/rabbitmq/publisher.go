@@ -51,6 +51,10 @@ type PublisherConfig struct {
 	MaxBody int
 	// Marshaler makes the AMQP message. Default [Marshaler].
 	Marshaler watermillamqp.Marshaler
+	// Prepare, if set, is called when the exchange turns out to be missing, and nothing is published until it returns: somebody
+	// may be declaring the exchange anew, binding by binding, and a message that comes meanwhile would miss the queues that are
+	// not bound yet. Its error is logged, and publishing goes on.
+	Prepare func(ctx context.Context) error
 }
 
 func (c *PublisherConfig) setDefaults() error {
@@ -91,6 +95,7 @@ type Publisher struct {
 	closing  sync.RWMutex   // held for writing while closed is set
 	closed   bool
 	suspects suspects
+	prepare  preparation
 }
 
 var _ message.Publisher = (*Publisher)(nil)

@@ -315,6 +315,68 @@ func TestCutConnectionsLoseNoConfirmedMessage(t *testing.T) {
 	})
 }
 
+// An exchange that is declared anew gets its bindings one by one. Nothing is published on it before it has all of them, or a
+// message would be confirmed that some of its queues never saw.
+func TestAnExchangeThatComesBackIsUsedWhenItIsComplete(t *testing.T) {
+	t.Parallel()
+	url := newBroker(t)
+	key, ch := topology.RoutingKey(typ, 0), raw(t, url)
+	bind := func(queue string) error { return ch.QueueBind(queue, key, topology.Exchange, false, nil) }
+	if _, err := ch.QueueDeclare("audit", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := bind("audit"); err != nil {
+		t.Fatal(err)
+	}
+	var prepared atomic.Int32
+	p := newPublisher(t, rabbitmq.PublisherConfig{URL: url, Channels: 4, Timeout: 20 * time.Second, Prepare: func(context.Context) error {
+		prepared.Add(1)
+		err := errors.Join(ch.ExchangeDeclare(topology.Exchange, amqp.ExchangeDirect, true, false, false, false, nil), bind("billing.0"))
+		for range 100 { // as if many others were bound before the next
+			err = errors.Join(err, bind("billing.0"))
+		}
+		return errors.Join(err, bind("audit"))
+	}})
+	var confirmed sync.Map
+	var done atomic.Int32
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for n := 0; !stop.Load(); n++ {
+				msg := newMessage(n)
+				for p.Publish(key, msg) != nil {
+				}
+				confirmed.Store(msg.UUID, true)
+				done.Add(1)
+			}
+		})
+	}
+	for n := range int32(3) {
+		before := done.Load()
+		outboxtest.Eventually(t, time.Minute, func() bool { return done.Load() > before+100 }, "nothing is published")
+		if err := raw(t, url).ExchangeDelete(topology.Exchange, false, false); err != nil {
+			t.Fatal(err)
+		}
+		outboxtest.Eventually(t, time.Minute, func() bool { return prepared.Load() > n }, "the exchange is not prepared")
+	}
+	before := done.Load()
+	outboxtest.Eventually(t, time.Minute, func() bool { return done.Load() > before+100 }, "nothing is published any more")
+	stop.Store(true)
+	wg.Wait()
+	billing, audit := ids(t, raw(t, url), "billing.0"), ids(t, raw(t, url), "audit")
+	missing := 0
+	confirmed.Range(func(id, _ any) bool {
+		if billing[id.(string)] == 0 || audit[id.(string)] == 0 {
+			missing++
+		}
+		return true
+	})
+	if missing > 0 {
+		t.Errorf("%d of %d messages did not come to both queues", missing, done.Load())
+	}
+}
+
 func closesWithin(t *testing.T, p *rabbitmq.Publisher, limit time.Duration) {
 	t.Helper()
 	closed := make(chan struct{})

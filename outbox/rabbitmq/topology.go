@@ -103,18 +103,53 @@ func (t Topology) Apply(ctx context.Context, url string) error {
 	return nil
 }
 
+// declare has the bindings last, and those of one routing key one after the other: from the first of them on messages come, and
+// the others' queues miss what comes before theirs.
 func (t Topology) declare(ch *amqp.Channel) error {
-	for _, exchange := range []string{t.Exchange, t.DeadExchange()} {
-		if err := ch.ExchangeDeclare(exchange, amqp.ExchangeDirect, true, false, false, false, nil); err != nil {
-			return explain("exchange", exchange, err)
-		}
+	if err := t.declareExchange(ch, t.DeadExchange()); err != nil {
+		return err
 	}
+	hearers := map[string][]Queue{}
+	var types []string
 	for _, q := range t.Queues {
 		for p := range t.Partitions {
 			if err := t.declareQueue(ch, q, p); err != nil {
 				return err
 			}
 		}
+		for _, typ := range q.Types {
+			if hearers[typ] == nil {
+				types = append(types, typ)
+			}
+			hearers[typ] = append(hearers[typ], q)
+		}
+	}
+	if err := t.declareExchange(ch, t.Exchange); err != nil {
+		return err
+	}
+	for _, typ := range types {
+		for p := range t.Partitions {
+			for _, q := range hearers[typ] {
+				if err := t.bind(ch, q, typ, p); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (t Topology) declareExchange(ch *amqp.Channel, name string) error {
+	if err := ch.ExchangeDeclare(name, amqp.ExchangeDirect, true, false, false, false, nil); err != nil {
+		return explain("exchange", name, err)
+	}
+	return nil
+}
+
+func (t Topology) bind(ch *amqp.Channel, q Queue, typ string, partition int) error {
+	name := t.QueueName(q.Name, partition)
+	if err := ch.QueueBind(name, t.RoutingKey(typ, partition), t.Exchange, false, nil); err != nil {
+		return explain("binding of", name, err)
 	}
 	return nil
 }
@@ -152,11 +187,6 @@ func (t Topology) declareQueue(ch *amqp.Channel, q Queue, partition int) error {
 	}
 	if err := ch.QueueBind(DeadName(name), name, t.DeadExchange(), false, nil); err != nil {
 		return explain("binding of", DeadName(name), err)
-	}
-	for _, typ := range q.Types {
-		if err := ch.QueueBind(name, t.RoutingKey(typ, partition), t.Exchange, false, nil); err != nil {
-			return explain("binding of", name, err)
-		}
 	}
 	return nil
 }

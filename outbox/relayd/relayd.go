@@ -79,7 +79,15 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err != nil {
 		return nil //nolint:nilerr // ctx ended before there was anything to do
 	}
-	publisher, err := rabbitmq.NewPublisher(rabbitmq.PublisherConfig{URL: d.cfg.AMQPURL, Exchange: topology.Exchange}, d.cfg.Logger)
+	publisher, err := rabbitmq.NewPublisher(rabbitmq.PublisherConfig{
+		URL: d.cfg.AMQPURL, Exchange: topology.Exchange,
+		Prepare: func(ctx context.Context) error {
+			if stored, err := d.loadTopology(ctx); err == nil {
+				return stored.Apply(ctx, d.cfg.AMQPURL)
+			}
+			return topology.Apply(ctx, d.cfg.AMQPURL)
+		},
+	}, d.cfg.Logger)
 	if err != nil {
 		return fmt.Errorf("relayd: %w", err)
 	}
