@@ -37,6 +37,6 @@ var matrix = []row{
 	{number: 33, fault: "clock one hour off", inject: "PostgreSQL with a clock of its own, ahead and then behind", alone: true, stage: offClock, run: clockOff},
 	{number: 34, fault: "retention during lag", inject: "run with the clock two days ahead", run: retentionDuringLag},
 	{number: 35, fault: "eight processes migrate at once", inject: "start them", alone: true, migrants: 8, run: migratedTogether},
-	{number: 36, fault: "rolling upgrade", inject: "a next build of every service beside the old one, writers first", alone: true, run: upgraded},
+	{number: 36, fault: "rolling upgrade", inject: "a next build of every service beside the old one, writers first", alone: true, asks: true, run: upgraded},
 	{number: 37, fault: "forged or tampered row or message", inject: "INSERT with a service's role; published with a service's broker rights, and with the relay's", run: forged},
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // permanentError marks an error that no retry will mend.
@@ -76,7 +78,9 @@ func classOf(err error) string {
 // enough.
 func quick(err error) bool {
 	class := classOf(err)
-	return (class == classHandler || class == classPanic) && !errors.Is(err, context.DeadlineExceeded)
+	var pg *pgconn.PgError
+	late := errors.Is(err, context.DeadlineExceeded) || errors.As(err, &pg) && pg.Code == "57014" // its statement's time
+	return (class == classHandler || class == classPanic) && !late
 }
 
 // clip bounds a text that goes into the database.

@@ -1,6 +1,7 @@
 package inbox
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -11,6 +12,20 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgconn"
 )
+
+func TestWhatTookItsTimeIsNotTriedAgainAtOnce(t *testing.T) {
+	t.Parallel()
+	for want, failures := range map[bool][]error{
+		true:  {errors.New("no such account"), &pgconn.PgError{Code: "23505"}, errPanic},
+		false: {context.DeadlineExceeded, fmt.Errorf("charge: %w", &pgconn.PgError{Code: "57014"}), Permanent(errors.New("never"))},
+	} {
+		for _, err := range failures {
+			if quick(err) != want {
+				t.Errorf("%v is tried again at once: want %t", err, want)
+			}
+		}
+	}
+}
 
 func TestAThousandFailuresOfOneCauseAreOneLine(t *testing.T) {
 	t.Parallel()

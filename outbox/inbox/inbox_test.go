@@ -259,7 +259,7 @@ func TestAHangingHandlerIsNotTriedAgainAtOnce(t *testing.T) {
 	b := newBench(t)
 	var hung atomic.Int32
 	cfg := b.config()
-	cfg.Timeout, cfg.RetryMin, cfg.RetryMax = time.Second, time.Hour, time.Hour
+	cfg.Timeout, cfg.RetryMin, cfg.RetryMax = 5*time.Second, time.Hour, time.Hour
 	b.start(cfg, func(ctx context.Context, tx pgx.Tx, e placed) error {
 		if meta, _ := inbox.MetaFrom(ctx); meta.Key == "bad0" {
 			hung.Add(1)

@@ -248,13 +248,14 @@ func (p *Publisher) keepChannel(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		p.prepared(ctx)
-		c, err := openPubChannel(conn, p.cfg.Exchange, p.cfg.InFlight)
-		if err == nil {
-			pause = first
-			p.serveChannel(ctx, c)
-		} else {
-			p.log.Debug("no channel for publishing", "error", err)
+		if p.prepared(ctx) {
+			c, err := openPubChannel(conn, p.cfg.Exchange, p.cfg.InFlight)
+			if err == nil {
+				pause = first
+				p.serveChannel(ctx, c)
+			} else {
+				p.log.Debug("no channel for publishing", "error", err)
+			}
 		}
 		if !wait(ctx, pause) {
 			return
@@ -289,8 +290,9 @@ func (p *Publisher) serveChannel(ctx context.Context, c *pubChannel) {
 
 // preparation is asked for while wanted is set.
 type preparation struct {
-	mu     sync.Mutex // held while it goes on
-	wanted atomic.Bool
+	turn    chan struct{} // holds a value while it goes on
+	wanted  atomic.Bool
+	refused time.Time // when only an operator could mend why it failed; who has the turn may look
 }
 
 // exchangeMissing keeps every channel from publishing until the exchange is there with all its bindings.
@@ -302,24 +304,39 @@ func (p *Publisher) exchangeMissing() {
 	p.lanes.retire()
 }
 
-// prepared returns when nothing is to be prepared any more.
-func (p *Publisher) prepared(ctx context.Context) {
+// prepared reports whether there is nothing to be prepared, any more. When the broker refuses what is declared, waiting would
+// not help, and what can be published is.
+func (p *Publisher) prepared(ctx context.Context) bool {
 	if !p.prepare.wanted.Load() {
-		return
+		return true
 	}
-	p.prepare.mu.Lock()
-	defer p.prepare.mu.Unlock()
+	select {
+	case p.prepare.turn <- struct{}{}:
+		defer func() { <-p.prepare.turn }()
+	case <-ctx.Done():
+		return false
+	}
 	if !p.prepare.wanted.Load() {
-		return
+		return true
 	}
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
-	defer cancel()
-	if err := p.cfg.Prepare(ctx); err != nil {
-		p.log.Warn("the exchange was missing and could not be prepared", "exchange", p.cfg.Exchange, "error", err)
-	} else {
-		p.log.Warn("the exchange was missing and is prepared again", "exchange", p.cfg.Exchange)
+	if time.Since(p.prepare.refused) > p.cfg.ReconnectMax {
+		ctx, cancel := context.WithTimeout(ctx, p.cfg.Timeout)
+		defer cancel()
+		err := p.cfg.Prepare(ctx)
+		var refusal *amqp.Error
+		switch {
+		case err == nil:
+			p.log.Warn("the exchange was missing and is prepared again", "exchange", p.cfg.Exchange)
+		case errors.As(err, &refusal) && (refusal.Code == amqp.PreconditionFailed || refusal.Code == amqp.AccessRefused):
+			p.log.Error("the exchange was missing and the broker refuses what is declared", "exchange", p.cfg.Exchange, "error", err)
+			p.prepare.refused = time.Now()
+		default:
+			p.log.Warn("the exchange was missing and is not prepared yet", "exchange", p.cfg.Exchange, "error", err)
+			return false
+		}
 	}
 	p.prepare.wanted.Store(false)
+	return true
 }
 
 // lanes are the channels that can be published on, used in turn.
@@ -397,7 +414,9 @@ func (p *Publisher) sendAlone(deadline time.Time, pub *publication) error {
 	if err != nil {
 		return p.gaveUp(err.Error())
 	}
-	p.prepared(ctx)
+	if !p.prepared(ctx) {
+		return p.gaveUp("the exchange is missing")
+	}
 	c, err := openPubChannel(conn, p.cfg.Exchange, 1)
 	if err != nil {
 		return p.gaveUp(err.Error())
@@ -406,7 +425,9 @@ func (p *Publisher) sendAlone(deadline time.Time, pub *publication) error {
 	defer stop()
 	died := make(chan *amqp.Error, 1)
 	c.slots <- struct{}{}
-	c.publish(pub)
+	if !c.publish(pub) {
+		return p.gaveUp("there was no time to publish it alone")
+	}
 	go func() {
 		cause := c.read()
 		c.end(lost(cause))
@@ -418,7 +439,11 @@ func (p *Publisher) sendAlone(deadline time.Time, pub *publication) error {
 		p.suspects.clear(pub)
 		return err
 	}
-	if cause := <-died; cause != nil && isException(cause) && !conn.IsClosed() { // else it may be another's fault
+	cause := <-died
+	if cause != nil && cause.Code == amqp.NotFound {
+		p.exchangeMissing()
+	}
+	if cause != nil && isException(cause) && !conn.IsClosed() { // else it may be another's fault
 		return fmt.Errorf("%w: it breaks the channel each time: %w", ErrUnencodable, cause)
 	}
 	return err

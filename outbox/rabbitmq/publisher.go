@@ -53,7 +53,7 @@ type PublisherConfig struct {
 	Marshaler watermillamqp.Marshaler
 	// Prepare, if set, is called when the exchange turns out to be missing, and nothing is published until it returns: somebody
 	// may be declaring the exchange anew, binding by binding, and a message that comes meanwhile would miss the queues that are
-	// not bound yet. Its error is logged, and publishing goes on.
+	// not bound yet. It is called again until it succeeds, or the broker refuses what it declares: then publishing goes on.
 	Prepare func(ctx context.Context) error
 }
 
@@ -113,7 +113,9 @@ func NewPublisher(cfg PublisherConfig, log *slog.Logger) (*Publisher, error) {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &Publisher{cfg: cfg, log: log, line: l, cancel: cancel, stopping: ctx, lanes: newLanes(), suspects: newSuspects()}
+	p := &Publisher{cfg: cfg, log: log, line: l, cancel: cancel, stopping: ctx, lanes: newLanes(), suspects: newSuspects(),
+		prepare: preparation{turn: make(chan struct{}, 1)},
+	}
 	for range cfg.Channels {
 		p.workers.Go(func() { p.keepChannel(ctx) })
 	}

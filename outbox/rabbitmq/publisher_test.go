@@ -321,17 +321,28 @@ func TestAnExchangeThatComesBackIsUsedWhenItIsComplete(t *testing.T) {
 	t.Parallel()
 	url := newBroker(t)
 	key, ch := topology.RoutingKey(typ, 0), raw(t, url)
-	bind := func(queue string) error { return ch.QueueBind(queue, key, topology.Exchange, false, nil) }
 	if _, err := ch.QueueDeclare("audit", true, false, false, false, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := bind("audit"); err != nil {
+	if err := ch.QueueBind("audit", key, topology.Exchange, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	var prepared atomic.Int32
 	p := newPublisher(t, rabbitmq.PublisherConfig{URL: url, Channels: 4, Timeout: 20 * time.Second, Prepare: func(context.Context) error {
-		prepared.Add(1)
-		err := errors.Join(ch.ExchangeDeclare(topology.Exchange, amqp.ExchangeDirect, true, false, false, false, nil), bind("billing.0"))
+		if prepared.Add(1) == 1 {
+			return errors.New("not at the first time")
+		}
+		conn, err := amqp.Dial(url)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }() // nothing hangs on it
+		ch, err := conn.Channel()
+		if err != nil {
+			return err
+		}
+		bind := func(queue string) error { return ch.QueueBind(queue, key, topology.Exchange, false, nil) }
+		err = errors.Join(ch.ExchangeDeclare(topology.Exchange, amqp.ExchangeDirect, true, false, false, false, nil), bind("billing.0"))
 		for range 100 { // as if many others were bound before the next
 			err = errors.Join(err, bind("billing.0"))
 		}
@@ -340,12 +351,14 @@ func TestAnExchangeThatComesBackIsUsedWhenItIsComplete(t *testing.T) {
 	var confirmed sync.Map
 	var done atomic.Int32
 	var stop atomic.Bool
+	defer stop.Store(true)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			for n := 0; !stop.Load(); n++ {
 				msg := newMessage(n)
-				for p.Publish(key, msg) != nil {
+				if p.Publish(key, msg) != nil {
+					continue
 				}
 				confirmed.Store(msg.UUID, true)
 				done.Add(1)

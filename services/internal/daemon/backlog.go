@@ -15,7 +15,8 @@ type backlog struct {
 	mu     sync.Mutex
 	looked bool
 	last   inbox.Backlog
-	err    error
+	seen   bool // the inbox, at the last look
+	rest   bool // what else is measured
 }
 
 func newBacklog(service string) *backlog {
@@ -28,10 +29,11 @@ func newBacklog(service string) *backlog {
 	}
 }
 
-func (b *backlog) set(last inbox.Backlog, err error) {
+// set takes what was seen, whether the inbox was, and whether the rest was.
+func (b *backlog) set(last inbox.Backlog, seen, rest bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.looked, b.last, b.err = true, last, err
+	b.looked, b.last, b.seen, b.rest = true, last, seen, rest
 }
 
 // Describe lists the metrics.
@@ -44,16 +46,20 @@ func (b *backlog) Describe(out chan<- *prometheus.Desc) {
 // Collect asks nobody.
 func (b *backlog) Collect(out chan<- prometheus.Metric) {
 	b.mu.Lock()
-	looked, last, err := b.looked, b.last, b.err
+	looked, last, seen, rest := b.looked, b.last, b.seen, b.rest
 	b.mu.Unlock()
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
 	switch {
-	case err != nil:
-		gauge(b.measured, 0)
-	case looked:
+	case !looked:
+		return
+	case seen && rest:
 		gauge(b.measured, 1)
+	default:
+		gauge(b.measured, 0)
+	}
+	if seen {
 		gauge(b.stuck, float64(last.Retrying), "retrying")
 		gauge(b.stuck, float64(last.Parked), "parked")
 		gauge(b.stuck, float64(last.Behind), "behind")

@@ -235,17 +235,19 @@ func (d *daemon) keepPartitions(ctx context.Context) {
 func (d *daemon) measure(ctx context.Context) {
 	for failed := false; ; {
 		backlog, err := d.bus.Consumer.Backlog(ctx)
+		var own error
 		if d.own != nil {
-			err = errors.Join(err, d.own.Measure(ctx))
+			own = d.own.Measure(ctx)
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil && !failed {
-			d.cfg.Logger.Warn("backlog not measured", "error", err)
+		trouble := errors.Join(err, own)
+		if trouble != nil && !failed {
+			d.cfg.Logger.Warn("backlog not measured", "error", trouble)
 		}
-		failed = err != nil
-		d.metrics.backlog.set(backlog, err)
+		failed = trouble != nil
+		d.metrics.backlog.set(backlog, err == nil, own == nil)
 		select {
 		case <-ctx.Done():
 			return
