@@ -2,6 +2,7 @@ package chaos_test
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -86,7 +87,10 @@ func (r *run) mended(o *operate.Operator, since time.Time, from, consumer string
 	if lacking == 0 {
 		r.Fatalf("reconcile finds nothing that %s lacks: %+v", consumer, report)
 	}
-	r.refilled[consumer] = r.lacks(from, consumer)
+	if r.refilled[consumer] == nil {
+		r.refilled[consumer] = map[uuid.UUID]bool{}
+	}
+	maps.Copy(r.refilled[consumer], r.lacks(from, consumer))
 	ctx, cancel := r.context(3 * time.Minute)
 	defer cancel()
 	plan, err := o.PlanReplay(ctx, operate.PlanRequest{Database: from, From: since, To: time.Now(), ToQueue: consumer})
@@ -98,6 +102,19 @@ func (r *run) mended(o *operate.Operator, since time.Time, from, consumer string
 		r.Fatalf("replay: %v, %+v", err, done)
 	}
 	r.note("%d gaps of %s mended by replaying %d", lacking, consumer, done.Published)
+}
+
+// mendedRest replays what any consumer lacks still, until reconcile finds nothing.
+func (r *run) mendedRest(o *operate.Operator, since time.Time) {
+	r.Helper()
+	for range len(schema.Services) * len(schema.Services) {
+		gaps := r.reconciled(o, since).Gaps
+		if len(gaps) == 0 {
+			return
+		}
+		r.mended(o, since, gaps[0].Database, gaps[0].Consumer)
+	}
+	r.Fatal("replays do not fill the gaps that reconcile finds")
 }
 
 // lacks are the messages of a database that a consumer is bound to and does not have.
