@@ -44,7 +44,7 @@ func offClock(t *testing.T, s *stage) *stage {
 		t.Fatal(err)
 	}
 	t.Cleanup(pg.crash)
-	return &stage{dir: s.dir, bin: s.bin, where: s.where, mq: s.mq, pg: pg}
+	return s.on(pg)
 }
 
 // clockOff has the databases' clock an hour ahead of the programs', and then an hour behind.

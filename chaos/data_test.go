@@ -193,7 +193,7 @@ func smallDisk(t *testing.T, s *stage) *stage {
 		t.Fatal(err)
 	}
 	t.Cleanup(pg.crash)
-	return &stage{dir: s.dir, bin: s.bin, where: s.where, mq: s.mq, pg: pg}
+	return s.on(pg)
 }
 
 // tmpfs mounts a disk of a size, until the harness ends.
@@ -290,7 +290,7 @@ func (r *run) restartPostgres() {
 func (r *run) strangeServer(pg *postgres) {
 	r.Helper()
 	own := r.w.stage
-	r.w.stage = &stage{dir: own.dir, bin: own.bin, where: own.where, mq: own.mq, pg: pg}
+	r.w.stage = own.on(pg)
 	p := r.w.launch(r.T, "relay9")
 	r.w.stage = own
 	eventually(r.T, time.Minute, func() bool { return p.log.says(`belongs to another cluster, database or timeline`) }, "the relay does not refuse")

@@ -174,7 +174,7 @@ func (r *run) moveTo(pg *postgres) {
 			r.Logf("drop the databases: %v", err)
 		}
 	})
-	r.w.stage = &stage{dir: old.dir, bin: old.bin, where: old.where, mq: old.mq, pg: pg}
+	r.w.stage = old.on(pg)
 	for service, pool := range r.w.pools {
 		pool.Close()
 		url, err := schema.URL(pg.url(""), r.w.prefix+service, "", "")

@@ -40,6 +40,13 @@ type stage struct {
 	mq       *broker
 }
 
+// on is the stage with another PostgreSQL server.
+func (s *stage) on(pg *postgres) *stage {
+	other := *s
+	other.pg = pg
+	return &other
+}
+
 // logs is where the programs' logs stay for whoever looks into a failure.
 const logs = "../.run/chaos"
 
