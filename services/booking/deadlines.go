@@ -37,18 +37,9 @@ func (s *Service) ExpireDue(ctx context.Context) (n int, err error) {
 	if looked != nil {
 		return 0, errors.Join(err, looked)
 	}
-	for _, id := range due { // one of them is at fault, or the database
-		one, err := s.expire(ctx, uuid.NullUUID{UUID: id, Valid: true})
-		if err != nil && ctx.Err() == nil {
-			s.log.ErrorContext(ctx, "a booking that is due does not expire and is put off", "booking_id", id.String(), "error", err)
-			one, err = 1, s.putOff(ctx, id)
-		}
-		if err != nil {
-			return n, fmt.Errorf("booking %s is due: %w", id, err)
-		}
-		n += one
-	}
-	return n, nil
+	return loop.OneByOne(ctx, due, func(ctx context.Context, id uuid.UUID) (int, error) {
+		return s.expire(ctx, uuid.NullUUID{UUID: id, Valid: true})
+	}, s.putOff)
 }
 
 // expire expires one booking if it is due, or some, in one transaction, and returns how many.
@@ -81,11 +72,12 @@ func (s *Service) due(ctx context.Context) ([]uuid.UUID, error) {
 	return dueBookings(ctx, s.pool, dueAtOnce)
 }
 
-func (s *Service) putOff(ctx context.Context, id uuid.UUID) error {
+func (s *Service) putOff(ctx context.Context, id uuid.UUID, cause error) error {
+	s.log.ErrorContext(ctx, "a booking that is due does not expire and is put off", "booking_id", id.String(), "error", cause)
 	ctx, cancel := context.WithTimeout(ctx, dueTimeout)
 	defer cancel()
 	if _, err := s.pool.Exec(ctx, putOffDeadline, id); err != nil {
-		return fmt.Errorf("put it off: %w", err)
+		return fmt.Errorf("put off the deadline of booking %s: %w", id, err)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package payment
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -41,47 +42,26 @@ func (s *Service) Run(ctx context.Context) error {
 // Expire ends some payments whose time is over and returns how many it took. A payment whose session is still being opened becomes
 // Unavailable. One that fails is put off, longer each time, and holds up no other. The time is the database's.
 func (s *Service) Expire(ctx context.Context) (n int, err error) {
-	due, err := s.overdue(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("look for payments whose time is over: %w", err)
+	if n, err = s.expire(ctx, uuid.NullUUID{}); err == nil || ctx.Err() != nil {
+		return n, err
 	}
-	if len(due) == 0 {
-		return 0, nil
+	due, looked := s.overdue(ctx)
+	if looked != nil {
+		return 0, errors.Join(err, looked)
 	}
-	if n, err = s.expire(ctx, due); err == nil {
-		return n, nil
-	}
-	for _, id := range due { // one of them is at fault, or the database
-		if ctx.Err() != nil {
-			return n, nil
-		}
-		one, err := s.expire(ctx, []uuid.UUID{id})
-		if err != nil {
-			s.log.ErrorContext(ctx, "a payment does not expire and is put off", "payment_id", id.String(), "error", err)
-			one, err = 1, s.putOffExpiry(ctx, id)
-		}
-		if err != nil {
-			return n, fmt.Errorf("put off the expiry of payment %s: %w", id, err)
-		}
-		n += one
-	}
-	return n, nil
+	return loop.OneByOne(ctx, due, func(ctx context.Context, id uuid.UUID) (int, error) {
+		return s.expire(ctx, uuid.NullUUID{UUID: id, Valid: true})
+	}, s.putOffExpiry)
 }
 
-func (s *Service) overdue(ctx context.Context) ([]uuid.UUID, error) {
-	ctx, cancel := context.WithTimeout(ctx, expiryTimeout)
-	defer cancel()
-	return duePayments(ctx, s.pool, expiryBatch)
-}
-
-// expire ends payments in one transaction and returns how many, without those that somebody else is at.
-func (s *Service) expire(ctx context.Context, due []uuid.UUID) (n int, err error) {
+// expire ends one payment if its time is over, or some, in one transaction, and returns how many.
+func (s *Service) expire(ctx context.Context, which uuid.NullUUID) (n int, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), expiryTimeout)
 	defer cancel()
 	err = outbox.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		over, err := expirePayments(ctx, tx, due)
+		over, err := expirePayments(ctx, tx, which, expiryBatch)
 		if err != nil {
-			return err
+			return fmt.Errorf("expire payments: %w", err)
 		}
 		for _, p := range over {
 			if err := s.expired(ctx, tx, p); err != nil {
@@ -97,10 +77,20 @@ func (s *Service) expire(ctx context.Context, due []uuid.UUID) (n int, err error
 	return n, nil
 }
 
-func (s *Service) putOffExpiry(ctx context.Context, id uuid.UUID) error {
+func (s *Service) overdue(ctx context.Context) ([]uuid.UUID, error) {
+	ctx, cancel := context.WithTimeout(ctx, expiryTimeout)
+	defer cancel()
+	return duePayments(ctx, s.pool, expiryBatch)
+}
+
+func (s *Service) putOffExpiry(ctx context.Context, id uuid.UUID, cause error) error {
+	s.log.ErrorContext(ctx, "a payment does not expire and is put off", "payment_id", id.String(), "error", cause)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), expiryTimeout)
 	defer cancel()
-	return putOffExpiry(ctx, s.pool, id)
+	if err := putOffExpiry(ctx, s.pool, id); err != nil {
+		return fmt.Errorf("put off the expiry of payment %s: %w", id, err)
+	}
+	return nil
 }
 
 // expired tells of a payment whose time is over, and has its session closed.

@@ -148,13 +148,13 @@ func lockPayment(ctx context.Context, tx pgx.Tx, id uuid.UUID) (Payment, error) 
 	return one(ctx, tx, scan, `SELECT `+columns+` FROM payment.payments WHERE id = $1 FOR UPDATE`, id)
 }
 
-// duePayments are some of those whose time is over by the database's clock, and whose expiry is not put off.
+// isDue is a payment whose time is over by the database's clock, and whose expiry is not put off.
+const isDue = `status IN ('preparing', 'prepared') AND expires_at <= clock_timestamp()
+	AND (expiry_next_at IS NULL OR expiry_next_at <= clock_timestamp())`
+
+// duePayments are the ids of some that are due, the longest due first.
 func duePayments(ctx context.Context, db querier, most int) ([]uuid.UUID, error) {
-	rows, err := db.Query(ctx, `
-		SELECT id FROM payment.payments
-		 WHERE status IN ('preparing', 'prepared') AND expires_at <= clock_timestamp()
-		   AND (expiry_next_at IS NULL OR expiry_next_at <= clock_timestamp())
-		 ORDER BY expires_at LIMIT $1`, most)
+	rows, err := db.Query(ctx, `SELECT id FROM payment.payments WHERE `+isDue+` ORDER BY expires_at LIMIT $1`, most)
 	if err != nil {
 		return nil, err
 	}
@@ -171,18 +171,18 @@ func putOffExpiry(ctx context.Context, db execer, id uuid.UUID) error {
 	return err
 }
 
-// expirePayments ends those whose time is over by the database's clock. Others at the same work are not waited for.
-func expirePayments(ctx context.Context, tx pgx.Tx, due []uuid.UUID) ([]Payment, error) {
+// expirePayments ends payments that are due, or the one named if it is. Others at the same work are not waited for.
+func expirePayments(ctx context.Context, tx pgx.Tx, which uuid.NullUUID, most int) ([]Payment, error) {
 	rows, err := tx.Query(ctx, `
 		UPDATE payment.payments AS p
 		   SET status = CASE p.status WHEN 'prepared' THEN 'expired' ELSE 'unavailable' END,
 		       reason = CASE p.status WHEN 'prepared' THEN NULL ELSE 'too_late' END,
 		       settled_at = clock_timestamp()
 		  FROM (SELECT id AS due FROM payment.payments
-		         WHERE id = ANY ($1) AND status IN ('preparing', 'prepared') AND expires_at <= clock_timestamp()
-		         ORDER BY expires_at FOR UPDATE SKIP LOCKED) AS d
+		         WHERE ($1::uuid IS NULL OR id = $1) AND `+isDue+`
+		         ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED) AS d
 		 WHERE p.id = d.due
-		RETURNING `+columns, due)
+		RETURNING `+columns, which, most)
 	if err != nil {
 		return nil, err
 	}
