@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/jcp/ticketwave/outbox"
 )
 
 // rebaseTimeout bounds a rebase, which writes every row of the outbox again.
@@ -49,7 +51,7 @@ func (o *Operator) Rebase(ctx context.Context, c RebaseCommand) (Rebased, error)
 	ctx, cancel := context.WithTimeout(ctx, rebaseTimeout)
 	defer cancel()
 	var audit *int64
-	err = pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error {
+	err = outbox.InTx(ctx, d.pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL statement_timeout = %d`, rebaseTimeout.Milliseconds())); err != nil {
 			return err
 		}
@@ -70,7 +72,7 @@ func (o *Operator) Rebase(ctx context.Context, c RebaseCommand) (Rebased, error)
 			text += " (force does it all the same)"
 		}
 		return done, fmt.Errorf("%w: %s", ErrRefused, text)
-	case pg.Code == "55P03" || pg.Code == "40P01": // lock_not_available, deadlock_detected
+	case pg.Code == "55P03": // lock_not_available
 		return done, fmt.Errorf("%w: writers could not be locked out within 10 s: see which transactions are open and try again", ErrBusy)
 	}
 	return done, d.failed("rebase", err)

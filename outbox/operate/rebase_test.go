@@ -139,3 +139,48 @@ func TestRebaseUnderARelay(t *testing.T) {
 	}
 	outboxtest.Eventually(t, 30*time.Second, func() bool { return c.arrivals() == c.told }, "all are relayed")
 }
+
+// A relay that stores its cursor has locks on its lease and on the cursor, in either order; a rebase waits for it and is
+// not in its way.
+func TestRebaseBesideARelayThatStoresItsCursor(t *testing.T) {
+	t.Parallel()
+	const (
+		lease  = `LOCK TABLE outbox.leases IN ROW SHARE MODE`
+		cursor = `LOCK TABLE outbox.cursor IN ROW EXCLUSIVE MODE`
+		marks  = `LOCK TABLE outbox.watermarks IN ROW EXCLUSIVE MODE`
+	)
+	for name, locks := range map[string][]string{
+		"the lease first":  {lease, cursor},
+		"the cursor first": {cursor, lease},
+		"a watermark":      {marks, cursor},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.exec(`INSERT INTO outbox.identity (system_identifier, database_oid, timeline) VALUES ('1', 1, '1')`)
+			relay := b.begin()
+			if _, err := relay.Exec(t.Context(), locks[0]); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() {
+				_, err := b.Rebase(t.Context(), operate.RebaseCommand{Database: "shop", Actor: ann})
+				ended <- err
+			}()
+			outboxtest.Eventually(t, 30*time.Second, func() bool {
+				return len(ended) > 0 || one[bool](b, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND database = (
+					SELECT oid FROM pg_database WHERE datname = current_database()))`)
+			}, "the rebase waits or has ended")
+			if _, err := relay.Exec(t.Context(), locks[1]); err != nil {
+				t.Errorf("the relay: %v", err)
+			}
+			_ = relay.Rollback(t.Context())
+			if err := <-ended; err != nil {
+				t.Errorf("rebase: %v", err)
+			}
+			if n := one[int](b, `SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()`); n != 0 {
+				t.Errorf("%d deadlocks", n)
+			}
+		})
+	}
+}
