@@ -43,7 +43,7 @@ var tried = map[string]string{
 	"InboxStuckRetrying":        byRunbook,
 	"InboxStuckParked":          byRunbook,
 	"SagaStuck":                 byAlerts,
-	"SagaOverdue":               byAlerts,
+	"DeadlineOverdue":           byAlerts,
 	"PaymentTasksRefused":       byAlerts,
 	"InboxStuckLong":            byRunbook + ", under stuck-inbox",
 	"ServiceBrokerAway":         byRunbook + ", under broker",

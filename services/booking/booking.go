@@ -12,10 +12,12 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
 	"github.com/jcp/ticketwave/services/booking/life"
+	"github.com/jcp/ticketwave/services/internal/loop"
 	"github.com/jcp/ticketwave/services/internal/web"
 )
 
@@ -69,7 +71,8 @@ type Service struct {
 	pool *pgxpool.Pool
 	log  *slog.Logger
 	// heard is whether anybody listens to what bookings say of themselves.
-	heard bool
+	heard   bool
+	overdue *prometheus.GaugeVec
 }
 
 // New makes a Service. It does not touch the database.
@@ -96,7 +99,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Look <= 0 {
 		cfg.Look = DefaultLook
 	}
-	return &Service{cfg: cfg, pool: cfg.Pool, log: cfg.Logger, heard: isHeard(contracts.TypeBookingConfirmed)}, nil
+	return &Service{cfg: cfg, pool: cfg.Pool, log: cfg.Logger, heard: isHeard(contracts.TypeBookingConfirmed), overdue: loop.NewOverdue()}, nil
 }
 
 // isHeard reports whether a queue takes the type: what nobody is bound to waits at its sender.

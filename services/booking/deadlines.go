@@ -2,7 +2,6 @@ package booking
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -28,18 +27,9 @@ func (s *Service) Run(ctx context.Context) error {
 }
 
 // ExpireDue expires some bookings whose deadline has passed, by the database's clock, and returns how many it took. One that
-// fails is put off for about a minute, and holds up no other.
+// fails is put off, longer each time, and holds up no other.
 func (s *Service) ExpireDue(ctx context.Context) (n int, err error) {
-	if n, err = s.expire(ctx, anyBooking); err == nil || ctx.Err() != nil {
-		return n, err
-	}
-	due, looked := s.due(ctx)
-	if looked != nil {
-		return 0, errors.Join(err, looked)
-	}
-	return loop.OneByOne(ctx, due, func(ctx context.Context, id uuid.UUID) (int, error) {
-		return s.expire(ctx, uuid.NullUUID{UUID: id, Valid: true})
-	}, s.putOff)
+	return loop.Due{Do: s.expire, List: s.due, PutOff: s.putOff}.Step(ctx)
 }
 
 // expire expires one booking if it is due, or some, in one transaction, and returns how many.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/jcp/ticketwave/contracts"
 	"github.com/jcp/ticketwave/outbox"
@@ -455,7 +456,7 @@ func TestDeadlines(t *testing.T) {
 	}
 }
 
-// A booking that cannot be read is put off alone, for about a minute.
+// A booking that cannot be read is put off alone, each time for longer, and shows as overdue.
 func TestABadBookingHoldsUpNoDeadline(t *testing.T) {
 	t.Parallel()
 	s := newShop(t)
@@ -468,15 +469,52 @@ func TestABadBookingHoldsUpNoDeadline(t *testing.T) {
 	if n, err := s.svc.ExpireDue(t.Context()); n != 2 || err != nil {
 		t.Errorf("%d were taken, %v", n, err)
 	}
-	var waits, over bool
-	if err := s.db.QueryRow(t.Context(), `
-		SELECT (SELECT deadline_at BETWEEN now() + interval '20 s' AND now() + interval '2 min' FROM booking.bookings WHERE id = $1),
-		       (SELECT status = 'expired' FROM booking.bookings WHERE id = $2)`, bad, good).Scan(&waits, &over); err != nil || !waits || !over {
-		t.Errorf("the bad booking is put off: %t, the good one has expired: %t, %v", waits, over, err)
+	change := func(what string) {
+		t.Helper()
+		if _, err := s.db.Exec(t.Context(), `UPDATE booking.bookings SET `+what+` WHERE id = $1`, bad); err != nil {
+			t.Fatal(err)
+		}
 	}
+	change(`deadline_next_at = deadline_next_at + interval '1 hour', deadline_at = now() - interval '1 hour'`)
 	if n, err := s.svc.ExpireDue(t.Context()); n != 0 || err != nil {
 		t.Errorf("%d were taken, %v", n, err)
 	}
+	if late := s.overdue(); late < 3600 || late > 3700 {
+		t.Errorf("overdue for %v s", late)
+	}
+	change(`deadline_next_at = now(), deadline_failures = 30`)
+	if n, err := s.svc.ExpireDue(t.Context()); n != 1 || err != nil {
+		t.Errorf("%d were taken, %v", n, err)
+	}
+	var waits, over bool
+	if err := s.db.QueryRow(t.Context(), `
+		SELECT (SELECT deadline_failures = 31 AND deadline_next_at BETWEEN clock_timestamp() + interval '2 min' AND clock_timestamp() + interval '5 min'
+		        FROM booking.bookings WHERE id = $1),
+		       (SELECT status = 'expired' FROM booking.bookings WHERE id = $2)`, bad, good).Scan(&waits, &over); err != nil || !waits || !over {
+		t.Errorf("the bad booking is put off: %t, the good one has expired: %t, %v", waits, over, err)
+	}
+	change(`created_at = now(), deadline_next_at = now()`)
+	if n, err := s.svc.ExpireDue(t.Context()); n != 1 || err != nil {
+		t.Errorf("%d were taken, %v", n, err)
+	}
+	if late := s.overdue(); late != 0 {
+		t.Errorf("overdue for %v s, and nothing is left", late)
+	}
+}
+
+// overdue is what Prometheus sees of the first deadline that was not kept.
+func (s *shop) overdue() float64 {
+	s.t.Helper()
+	if err := s.svc.Measure(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(s.svc.Metrics()...)
+	families, err := registry.Gather()
+	if err != nil || len(families) != 1 || families[0].GetName() != "ticketwave_deadline_overdue_seconds" {
+		s.t.Fatalf("%v, %v", families, err)
+	}
+	return families[0].GetMetric()[0].GetGauge().GetValue()
 }
 
 // What a deadline sends belongs to the flow of the request that made the booking; what the booking has heard last caused it, or

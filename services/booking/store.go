@@ -108,15 +108,15 @@ func lockBookings(ctx context.Context, tx pgx.Tx, ids []uuid.UUID) ([]*locked, e
 	return pgx.CollectRows(rows, scanLocked)
 }
 
-// anyBooking stands for whichever.
-var anyBooking uuid.NullUUID
+// isDue is a booking whose deadline has passed by the database's clock, and was not put off.
+const isDue = `deadline_at <= now() AND (deadline_next_at IS NULL OR deadline_next_at <= now())`
 
 // lockDue gives bookings whose deadline has passed, or the one named if its has, the longest due first, and leaves out those that
 // somebody else has.
 func lockDue(ctx context.Context, tx pgx.Tx, which uuid.NullUUID, most int) ([]*locked, error) {
 	rows, err := tx.Query(ctx, `
 		SELECT `+bookingColumns+`, clock_timestamp() AS now FROM booking.bookings
-		WHERE deadline_at <= now() AND ($1::uuid IS NULL OR id = $1)
+		WHERE `+isDue+` AND ($1::uuid IS NULL OR id = $1)
 		ORDER BY deadline_at
 		LIMIT $2
 		FOR NO KEY UPDATE SKIP LOCKED`, which, most)
@@ -128,17 +128,24 @@ func lockDue(ctx context.Context, tx pgx.Tx, which uuid.NullUUID, most int) ([]*
 
 // dueBookings are the ids of some whose deadline has passed, the longest due first.
 func dueBookings(ctx context.Context, db querier, most int) ([]uuid.UUID, error) {
-	rows, err := db.Query(ctx, `SELECT id FROM booking.bookings WHERE deadline_at <= now() ORDER BY deadline_at LIMIT $1`, most)
+	rows, err := db.Query(ctx, `SELECT id FROM booking.bookings WHERE `+isDue+` ORDER BY deadline_at LIMIT $1`, most)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 }
 
-// putOffDeadline lets a booking that is due wait for about a minute.
+// putOffDeadline lets a booking that is due wait, longer each time, up to five minutes.
 const putOffDeadline = `
-	UPDATE booking.bookings SET deadline_at = clock_timestamp() + (0.5 + random()) * interval '1 minute'
+	UPDATE booking.bookings
+	SET deadline_failures = deadline_failures + 1,
+	    deadline_next_at = clock_timestamp() + least(power(2, least(deadline_failures, 20)), 300) * (0.5 + random() / 2) * interval '1 second'
 	WHERE id = $1 AND deadline_at <= clock_timestamp()`
+
+// firstOverdue is for how many seconds the first deadline is past that was not kept.
+const firstOverdue = `
+	SELECT greatest(coalesce(extract(epoch FROM clock_timestamp() - (
+		SELECT deadline_at FROM booking.bookings WHERE deadline_at IS NOT NULL ORDER BY deadline_at LIMIT 1)), 0), 0)::float8`
 
 // update writes all of a booking that can change. The booking is locked.
 func (b *Booking) update(writes *pgx.Batch) {
@@ -146,7 +153,7 @@ func (b *Booking) update(writes *pgx.Batch) {
 		UPDATE booking.bookings
 		SET status = $2, reason = $3, inventory = $4, payment = $5, settling = $6, expires_at = $7, reserved_at = $8, payment_id = $9,
 		    payment_url = $10, notified = $11, notification_error = $12, deadline_at = $13, ended_at = $14, updated_at = $15,
-		    causation_id = $16
+		    causation_id = $16, deadline_failures = 0, deadline_next_at = NULL
 		WHERE id = $1`,
 		b.ID, string(b.Status), b.Reason, string(b.Inventory), string(b.Payment), b.Settling, b.ExpiresAt, b.ReservedAt, b.PaymentID,
 		b.PaymentURL, b.Notified, b.NotificationError, b.DeadlineAt, b.EndedAt, b.UpdatedAt, b.CausationID)

@@ -91,7 +91,6 @@ func (m *manual) rows(service string, statements ...string) (n int64) {
 
 var (
 	asksSaga    = regexp.MustCompile("`(saga [^`]+)`")
-	asksSagaDB  = regexp.MustCompile("`db saga \"([^`]+)\"`")
 	asksPayment = regexp.MustCompile("`db payment \"([^`]+)\"`")
 )
 
@@ -114,9 +113,15 @@ func (c *city) tryRunbook(id, tokens string) {
 		}
 	}
 
-	late := `UPDATE saga.instances SET due_at = clock_timestamp() - interval '1 hour'`
-	if n := m.rows("saga", late, m.commands("SagaOverdue", asksSagaDB, 1)[0]); n != 1 {
-		c.t.Errorf("%d sagas are overdue, want 1", n)
+	for service, late := range map[string]string{
+		"booking": `UPDATE booking.bookings SET deadline_at = clock_timestamp() - interval '1 hour'`,
+		"payment": `UPDATE payment.payments SET expires_at = clock_timestamp() - interval '1 hour'`,
+		"saga":    `UPDATE saga.instances SET due_at = clock_timestamp() - interval '1 hour'`,
+	} {
+		asks := regexp.MustCompile("`db " + service + " \"([^`]+)\"`")
+		if n := m.rows(service, late, m.commands("DeadlineOverdue", asks, 1)[0]); n != 1 {
+			c.t.Errorf("%s: %d are overdue, want 1", service, n)
+		}
 	}
 
 	given := `INSERT INTO payment.tasks (id, payment_id, kind, charge, state) SELECT id, id, 'refund', 'some', 'refused' FROM payment.payments`

@@ -2,7 +2,6 @@ package payment
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -42,16 +41,7 @@ func (s *Service) Run(ctx context.Context) error {
 // Expire ends some payments whose time is over and returns how many it took. A payment whose session is still being opened becomes
 // Unavailable. One that fails is put off, longer each time, and holds up no other. The time is the database's.
 func (s *Service) Expire(ctx context.Context) (n int, err error) {
-	if n, err = s.expire(ctx, uuid.NullUUID{}); err == nil || ctx.Err() != nil {
-		return n, err
-	}
-	due, looked := s.overdue(ctx)
-	if looked != nil {
-		return 0, errors.Join(err, looked)
-	}
-	return loop.OneByOne(ctx, due, func(ctx context.Context, id uuid.UUID) (int, error) {
-		return s.expire(ctx, uuid.NullUUID{UUID: id, Valid: true})
-	}, s.putOffExpiry)
+	return loop.Due{Do: s.expire, List: s.overdue, PutOff: s.putOffExpiry}.Step(ctx)
 }
 
 // expire ends one payment if its time is over, or some, in one transaction, and returns how many.

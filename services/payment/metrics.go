@@ -7,12 +7,15 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/jcp/ticketwave/services/internal/loop"
 )
 
 const measureTimeout = 5 * time.Second
 
-// gauges are what Prometheus sees of the tasks that are open, by state: waiting, or refused at least once.
-type gauges struct{ tasks, oldest *prometheus.GaugeVec }
+// gauges are what Prometheus sees of the tasks that are open, by state: waiting, or refused at least once; and of the payments
+// whose time is over.
+type gauges struct{ tasks, oldest, overdue *prometheus.GaugeVec }
 
 func newGauges() gauges {
 	return gauges{
@@ -23,24 +26,35 @@ func newGauges() gauges {
 		oldest: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "ticketwave_payment_tasks_oldest_seconds", Help: "For how long the first of them has been there; 0 where there is none.",
 		}, []string{"state"}),
+		overdue: loop.NewOverdue(),
 	}
 }
 
 // Metrics are the service's own. They show what Measure saw last.
 func (s *Service) Metrics() []prometheus.Collector {
-	return []prometheus.Collector{s.gauges.tasks, s.gauges.oldest}
+	return []prometheus.Collector{s.gauges.tasks, s.gauges.oldest, s.gauges.overdue}
 }
 
-// Measure counts the tasks that are open for the metrics, which show nothing when it fails.
+// Measure counts the tasks that are open, and looks for the first payment that should have ended. The metrics show nothing when it
+// fails.
 func (s *Service) Measure(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, measureTimeout)
 	defer cancel()
 	counts, err := countTasks(ctx, s.pool)
 	if err != nil {
+		err = fmt.Errorf("count tasks: %w", err)
+	}
+	var late float64
+	if err == nil {
+		late, err = firstOverdue(ctx, s.pool)
+	}
+	if err != nil {
 		s.gauges.tasks.Reset()
 		s.gauges.oldest.Reset()
-		return fmt.Errorf("count tasks: %w", err)
+		s.gauges.overdue.Reset()
+		return err
 	}
+	s.gauges.overdue.WithLabelValues().Set(late)
 	for _, c := range counts {
 		s.gauges.tasks.WithLabelValues(c.State).Set(float64(c.Tasks))
 		s.gauges.oldest.WithLabelValues(c.State).Set(c.Oldest)

@@ -447,6 +447,13 @@ func TestAPaymentThatFailsHoldsUpNoOther(t *testing.T) {
 	}
 	x.exec(t, `UPDATE payment.payments SET expires_at = clock_timestamp() - interval '1 s' WHERE booking_id <> $1`, later)
 	expire(2) // one of them ends
+	x.exec(t, `UPDATE payment.payments SET expires_at = clock_timestamp() - interval '1 h' WHERE booking_id = $1`, bad)
+	if err := x.service.Measure(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if late := value(t, x, "ticketwave_deadline_overdue_seconds", ""); late < 3600 || late > 3700 {
+		t.Errorf("a payment should have ended %v s ago, want an hour", late)
+	}
 	x.exec(t, `UPDATE payment.payments SET expiry_next_at = expiry_next_at + interval '1 h'`)
 	expire(0)
 	x.exec(t, `UPDATE payment.payments SET expires_at = clock_timestamp()`)

@@ -161,6 +161,17 @@ func duePayments(ctx context.Context, db querier, most int) ([]uuid.UUID, error)
 	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 }
 
+// firstOverdue is for how many seconds the time of a payment is over that has not ended.
+func firstOverdue(ctx context.Context, db querier) (float64, error) {
+	late, err := one(ctx, db, pgx.RowTo[float64], `
+		SELECT greatest(coalesce(extract(epoch FROM clock_timestamp() - (
+			SELECT expires_at FROM payment.payments WHERE status IN ('preparing', 'prepared') ORDER BY expires_at LIMIT 1)), 0), 0)::float8`)
+	if err != nil {
+		return 0, fmt.Errorf("look for payments whose time is over: %w", err)
+	}
+	return late, nil
+}
+
 // putOffExpiry lets a payment that is due wait, longer each time, up to five minutes.
 func putOffExpiry(ctx context.Context, db execer, id uuid.UUID) error {
 	_, err := db.Exec(ctx, `

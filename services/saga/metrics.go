@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/jcp/ticketwave/services/internal/loop"
 )
 
 // gauges are what Prometheus sees of the instances. They are vectors so that they can show nothing.
@@ -14,9 +16,7 @@ func newGauges() gauges {
 		instances: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "ticketwave_saga_instances", Help: "Sagas that have not ended, of each state the 5,000 oldest; stuck ones wait for an operator or a newer build.",
 		}, []string{"state"}),
-		overdue: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "ticketwave_saga_overdue_seconds", Help: "For how long the first deadline that was not kept has been past.",
-		}, nil),
+		overdue: loop.NewOverdue(),
 	}
 }
 

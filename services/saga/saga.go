@@ -241,16 +241,38 @@ const (
 
 // Run looks for deadlines that have passed until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	loop.Run(ctx, loop.Config{Name: "saga deadlines", Logger: s.log, Idle: s.look, Step: s.expire})
+	loop.Run(ctx, loop.Config{Name: "saga deadlines", Logger: s.log, Idle: s.look, Step: s.expireDue})
 	return nil
 }
 
-// expire tells instances that their time is up, and returns how many have moved.
-func (s *Service) expire(ctx context.Context) (n int, err error) {
+// expireDue tells instances that their time is up, and returns how many it took. One that fails is put off, longer each time, and
+// holds up no other.
+func (s *Service) expireDue(ctx context.Context) (int, error) {
+	return loop.Due{Do: s.expire, List: s.due, PutOff: s.putOff}.Step(ctx)
+}
+
+func (s *Service) due(ctx context.Context) ([]uuid.UUID, error) {
+	ctx, cancel := context.WithTimeout(ctx, dueTimeout)
+	defer cancel()
+	return dueInstances(ctx, s.pool, s.versions, batchOfDue)
+}
+
+func (s *Service) putOff(ctx context.Context, id uuid.UUID, cause error) error {
+	s.log.ErrorContext(ctx, "a saga that is due does not go on and is put off", "booking_id", id.String(), "error", cause)
+	ctx, cancel := context.WithTimeout(ctx, dueTimeout)
+	defer cancel()
+	if _, err := s.pool.Exec(ctx, putOffDeadline, id); err != nil {
+		return fmt.Errorf("put off the deadline of saga %s: %w", id, err)
+	}
+	return nil
+}
+
+// expire tells one instance that its time is up, if it is, or some, in one transaction, and returns how many.
+func (s *Service) expire(ctx context.Context, which uuid.NullUUID) (n int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, dueTimeout)
 	defer cancel()
 	err = outbox.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		late, err := due(ctx, tx, s.versions, batchOfDue)
+		late, err := lockDue(ctx, tx, s.versions, which, batchOfDue)
 		if err != nil {
 			return fmt.Errorf("look for deadlines: %w", err)
 		}
@@ -261,13 +283,15 @@ func (s *Service) expire(ctx context.Context) (n int, err error) {
 		for _, r := range late {
 			c, m, err := s.apply(r.flow(ctx), r, Event{Answer: Answer{Type: Timeout}, At: r.Now}, kindTimeout, uuid.Nil, "")
 			if err != nil {
-				s.log.ErrorContext(ctx, "a deadline cannot be kept", "booking_id", r.ID.String(), "error", err)
-				continue
+				return err
 			}
 			changes, messages = append(changes, c), append(messages, m...)
 		}
 		n = len(changes)
 		return s.write(ctx, tx, changes, messages)
 	})
-	return n, err
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
 }

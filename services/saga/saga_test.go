@@ -428,7 +428,7 @@ func hasty(version, retries int) Definition {
 // expire looks once for deadlines.
 func (d *desk) expire() {
 	d.t.Helper()
-	if _, err := d.svc.expire(context.Background()); err != nil {
+	if _, err := d.svc.expireDue(context.Background()); err != nil {
 		d.t.Fatal(err)
 	}
 }
@@ -493,6 +493,48 @@ func TestDeadlinesAreSharedOut(t *testing.T) {
 	var settles int
 	if err := d.db.QueryRow(context.Background(), `SELECT count(*) FROM outbox.messages WHERE topic = $1`, contracts.TypeSettleBooking).Scan(&settles); err != nil || settles != bookings {
 		t.Errorf("%d bookings are settled, want %d: %v", settles, bookings, err)
+	}
+}
+
+// Fifty sagas that cannot be read, as many as are taken at once, are put off alone, each time for longer; and the overdue show.
+func TestABadSagaHoldsUpNoDeadline(t *testing.T) {
+	t.Parallel()
+	d, good := newDesk(t, Config{Definitions: []Definition{hasty(1, 1)}}), uuid.NewString()
+	change := func(what string, args ...any) {
+		t.Helper()
+		if _, err := d.db.Exec(t.Context(), `UPDATE saga.instances SET `+what, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range batchOfDue {
+		d.must(created(uuid.NewString()))
+	}
+	change(`body = '[]', due_at = clock_timestamp() - interval '1 hour'`)
+	d.must(created(good))
+	d.sent()
+	taken := func(want int) {
+		t.Helper()
+		d.restart()
+		if n, err := d.svc.expireDue(t.Context()); n != want || err != nil {
+			t.Errorf("%d were taken, want %d: %v", n, want, err)
+		}
+	}
+	taken(batchOfDue)
+	taken(1)
+	if got, want := d.sent(), []string{contracts.TypeUpdateEventInventory, contracts.TypePreparePaymentData}; !slices.Equal(got, want) {
+		t.Errorf("the good one has sent %v, want %v", got, want)
+	}
+	if late := d.shows()["ticketwave_deadline_overdue_seconds"]; late < 3600 || late > 3700 {
+		t.Errorf("overdue for %v s", late)
+	}
+	change(`deadline_next_at = clock_timestamp(), deadline_failures = 30 WHERE body = '[]'`)
+	change(`due_at = NULL WHERE id = $1`, good)
+	taken(batchOfDue)
+	var waits bool
+	if err := d.db.QueryRow(t.Context(), `
+		SELECT bool_and(deadline_failures = 31 AND deadline_next_at BETWEEN clock_timestamp() + interval '2 min' AND clock_timestamp() + interval '5 min')
+		FROM saga.instances WHERE body = '[]'`).Scan(&waits); err != nil || !waits {
+		t.Errorf("they wait up to five minutes: %t, %v", waits, err)
 	}
 }
 
@@ -568,7 +610,7 @@ func (d *desk) exposed() map[string]float64 {
 
 func TestWhatIsStuckAndOverdueIsMeasured(t *testing.T) {
 	t.Parallel()
-	d, want := newDesk(t, Config{}), map[string]float64{"ticketwave_saga_overdue_seconds": 0}
+	d, want := newDesk(t, Config{}), map[string]float64{"ticketwave_deadline_overdue_seconds": 0}
 	for _, state := range []string{"running", "settling", "committing", "compensating", "stuck"} {
 		want["ticketwave_saga_instances "+state] = 0
 	}
@@ -594,7 +636,7 @@ func TestWhatIsStuckAndOverdueIsMeasured(t *testing.T) {
 	change(ids[1], `state = 'compensated', due_at = NULL`)
 	is(2, 1)
 	change(ids[2], `due_at = clock_timestamp() - interval '1 hour'`)
-	if late := d.shows()["ticketwave_saga_overdue_seconds"]; late < 3600 || late > 3700 {
+	if late := d.shows()["ticketwave_deadline_overdue_seconds"]; late < 3600 || late > 3700 {
 		t.Errorf("overdue for %v s", late)
 	}
 	change(ids[2], `version = 2`) // a newer build keeps its deadline

@@ -87,19 +87,39 @@ func locked(ctx context.Context, tx pgx.Tx, ids []string) (map[string]record, er
 	return byID, err
 }
 
-// due are instances of the known versions whose deadline has passed and which nobody else is at.
-func due(ctx context.Context, tx pgx.Tx, versions []int, most int) ([]record, error) {
+// isDue is an instance of a known version whose deadline has passed by the database's clock, and was not put off.
+const isDue = `due_at <= clock_timestamp() AND version = ANY ($1) AND (deadline_next_at IS NULL OR deadline_next_at <= clock_timestamp())`
+
+// lockDue gives instances that are due, or the one named if it is, the longest due first, and leaves out those that somebody else
+// has.
+func lockDue(ctx context.Context, tx pgx.Tx, versions []int, which uuid.NullUUID, most int) ([]record, error) {
 	rows, err := tx.Query(ctx, `
 		SELECT `+columns+` FROM saga.instances
-		WHERE due_at <= clock_timestamp() AND version = ANY ($1)
+		WHERE `+isDue+` AND ($2::uuid IS NULL OR id = $2)
 		ORDER BY due_at
-		LIMIT $2
-		FOR UPDATE SKIP LOCKED`, versions, most)
+		LIMIT $3
+		FOR UPDATE SKIP LOCKED`, versions, which, most)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, scan)
 }
+
+// dueInstances are the ids of some that are due, the longest due first.
+func dueInstances(ctx context.Context, db querier, versions []int, most int) ([]uuid.UUID, error) {
+	rows, err := db.Query(ctx, `SELECT id FROM saga.instances WHERE `+isDue+` ORDER BY due_at LIMIT $2`, versions, most)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+}
+
+// putOffDeadline lets an instance that is due wait, longer each time, up to five minutes.
+const putOffDeadline = `
+	UPDATE saga.instances
+	SET deadline_failures = deadline_failures + 1,
+	    deadline_next_at = clock_timestamp() + least(power(2, least(deadline_failures, 20)), 300) * (0.5 + random() / 2) * interval '1 second'
+	WHERE id = $1 AND due_at <= clock_timestamp()`
 
 // insertAll gives false for a booking that has an instance. It waits for another transaction of the same booking.
 func insertAll(ctx context.Context, tx pgx.Tx, records []record) ([]bool, error) {
@@ -128,7 +148,8 @@ func updateAll(ctx context.Context, tx pgx.Tx, changes []change) error {
 		r := c.record
 		statements[i] = batch.Statement{SQL: `
 			UPDATE saga.instances
-			SET state = $3, body = $4, due_at = $5, caused_by = $6, updated_at = $7, revision = revision + 1
+			SET state = $3, body = $4, due_at = $5, caused_by = $6, updated_at = $7, revision = revision + 1,
+			    deadline_failures = 0, deadline_next_at = NULL
 			WHERE id = $1 AND revision = $2
 			RETURNING true`,
 			Args: []any{r.ID, r.Revision, r.State, r.Body, r.DueAt, r.CausedBy, r.UpdatedAt}}

@@ -1,0 +1,54 @@
+package loop
+
+import (
+	"context"
+	"errors"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Due does what is due: rows of a table whose time has come.
+type Due struct {
+	// Do does it for the row named, if it is due, or else for some together, in one transaction, and returns for how many.
+	Do func(ctx context.Context, which uuid.NullUUID) (n int, err error)
+	// List names some that are due.
+	List func(ctx context.Context) ([]uuid.UUID, error)
+	// PutOff lets a row wait for which it failed, longer each time.
+	PutOff func(ctx context.Context, id uuid.UUID, cause error) error
+}
+
+// Step is a loop's step. Where some fail together each is done by itself, and what fails then is put off: it holds up no other.
+// It returns how many it took.
+func (d Due) Step(ctx context.Context) (n int, err error) {
+	if n, err = d.Do(ctx, uuid.NullUUID{}); err == nil || ctx.Err() != nil {
+		return n, err
+	}
+	due, looked := d.List(ctx)
+	if looked != nil {
+		return 0, errors.Join(err, looked)
+	}
+	n = 0
+	for _, id := range due {
+		if ctx.Err() != nil {
+			return n, nil
+		}
+		one, err := d.Do(ctx, uuid.NullUUID{UUID: id, Valid: true})
+		if err != nil && ctx.Err() == nil {
+			one, err = 1, d.PutOff(ctx, id, err)
+		}
+		if err != nil {
+			return n, err
+		}
+		n += one
+	}
+	return n, nil
+}
+
+// NewOverdue makes the gauge of what is due and not done, which is the same for every service. It is a vector so that it can
+// show nothing.
+func NewOverdue() *prometheus.GaugeVec {
+	return prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "ticketwave_deadline_overdue_seconds", Help: "For how long the first deadline that was not kept has been past.",
+	}, nil)
+}
