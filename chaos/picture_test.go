@@ -433,14 +433,15 @@ func ids(of map[uuid.UUID]string) []uuid.UUID {
 // quiet waits until nothing is on its way any more.
 func (w *world) quiet(t *testing.T, limit time.Duration, dead map[string]int, tolerated map[uuid.UUID]string) bool {
 	t.Helper()
-	last, times := "", 0
+	last, since := "", time.Time{}
 	if within(limit, func() bool {
-		if last = w.outstanding(dead, tolerated); last != "" {
-			times = 0
-			return false
+		switch last = w.outstanding(dead, tolerated); {
+		case last != "":
+			since = time.Time{}
+		case since.IsZero():
+			since = time.Now()
 		}
-		times++
-		return times >= 3 // the broker's figures are up to half a second old
+		return !since.IsZero() && time.Since(since) > 1500*time.Millisecond // the broker's figures are half a second old, or a little more
 	}) {
 		return true
 	}

@@ -22,6 +22,19 @@ func (r *run) again(name string, env ...string) *program {
 	return p
 }
 
+// armed starts a program that is killed at a failpoint. Something that has been under way may kill it before it is ready; then
+// it is started again, some times.
+func (r *run) armed(name, failpoint string) *program {
+	r.Helper()
+	for try := 1; ; try++ {
+		p := r.w.launch(r.T, name, atFailpoint+failpoint)
+		eventually(r.T, time.Minute, func() bool { return p.ready() || !p.alive() }, "%s is not ready", name)
+		if p.alive() || try == 5 {
+			return p
+		}
+	}
+}
+
 // dies waits until a program has been killed by its failpoint.
 func (r *run) dies(p *program) {
 	r.Helper()
@@ -62,7 +75,7 @@ func writerDiesBeforeCommit(r *run) {
 	r.begin()
 	r.load.stop() // all are answered: the next request is the only one
 	r.w.killed("booking")
-	p := r.again("booking", atFailpoint+"outbox.before-commit=kill")
+	p := r.armed("booking", "outbox.before-commit=kill")
 	o := r.one(r.load.event)
 	o.began = time.Now()
 	r.w.clients.add(o)
@@ -78,7 +91,7 @@ func writerDiesBeforeCommit(r *run) {
 	r.begin()
 	// Once more among others.
 	r.w.killed("booking")
-	p = r.again("booking", atFailpoint+fmt.Sprintf("outbox.before-commit=kill@%d", 5+r.rng.IntN(20)))
+	p = r.w.launch(r.T, "booking", atFailpoint+fmt.Sprintf("outbox.before-commit=kill@%d", 5+r.rng.IntN(20)))
 	r.dies(p)
 	r.again("booking")
 	r.healed("booking")
@@ -88,7 +101,7 @@ func writerDiesAfterCommit(r *run) {
 	r.begin()
 	r.load.stop()
 	r.w.killed("booking")
-	p := r.again("booking", atFailpoint+"outbox.after-commit=kill")
+	p := r.armed("booking", "outbox.after-commit=kill")
 	o := r.one(r.load.event)
 	o.began = time.Now()
 	r.w.clients.add(o)
@@ -101,7 +114,7 @@ func writerDiesAfterCommit(r *run) {
 	r.replyDropped()
 	r.begin()
 	r.w.killed("booking")
-	p = r.again("booking", atFailpoint+fmt.Sprintf("outbox.after-commit=kill@%d", 5+r.rng.IntN(20)))
+	p = r.w.launch(r.T, "booking", atFailpoint+fmt.Sprintf("outbox.after-commit=kill@%d", 5+r.rng.IntN(20)))
 	r.dies(p)
 	r.again("booking")
 	r.healed("booking")
@@ -192,7 +205,7 @@ func relayDiesAfterConfirm(r *run) {
 	}
 	r.begin()
 	r.w.killed("relay")
-	p = r.again("relay", atFailpoint+fmt.Sprintf("relay.after-confirm=kill@%d", 20+r.rng.IntN(60)))
+	p = r.w.launch(r.T, "relay", atFailpoint+fmt.Sprintf("relay.after-confirm=kill@%d", 20+r.rng.IntN(60)))
 	r.dies(p)
 	r.again("relay")
 	r.healed("relay")

@@ -156,7 +156,7 @@ func (s *stage) locate(ctx context.Context) error {
 }
 
 // buildLimit is for a compiler on a busy machine.
-const buildLimit = 5 * time.Minute
+const buildLimit = 10 * time.Minute
 
 // build compiles the programs with their failpoints.
 func (s *stage) build(ctx context.Context) error {
