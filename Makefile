@@ -63,7 +63,7 @@ build: ## compile all programs into bin/
 # Packages of all modules side by side. chaos comes first: it takes minutes and mostly waits.
 # What vet finds "make lint" finds too.
 test: tools-race up ## run the tests on real servers, with the race detector
-	@$(ENV); go test -race -vet=off -count=1 -timeout 12m $(EVERYTHING)
+	@$(ENV); go test -race -vet=off -count=1 -timeout 25m $(EVERYTHING)
 
 test-full: tools-race up ## the tests, and those that take longer
 	@$(ENV); for module in $(MODULES); do \

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/jcp/ticketwave/outbox"
@@ -161,11 +163,11 @@ func TestDoctorFindsWhatIsProvoked(t *testing.T) {
 		{"few partitions ahead", func() func() {
 			days := days(2, 10)
 			w.exec(w.shop, drop("outbox", days))
-			return func() { w.exec(w.shop, `SELECT outbox.add_partition(d) FROM outbox.missing_partitions(7) AS d`) }
+			return func() { w.patiently(w.shop, `SELECT outbox.add_partition(d) FROM outbox.missing_partitions(7) AS d`) }
 		}, trouble{"partitions-outbox", operate.Warning, "shop", "", "for 1 days after today", "ticketwave migrate"}},
 		{"no partitions ahead", func() func() {
 			w.exec(w.billing, drop("inbox", days(1, 10)))
-			return func() { w.exec(w.billing, `SELECT inbox.add_partition(d) FROM inbox.missing_partitions(7) AS d`) }
+			return func() { w.patiently(w.billing, `SELECT inbox.add_partition(d) FROM inbox.missing_partitions(7) AS d`) }
 		}, trouble{"partitions-inbox", operate.Critical, "billing", "", "for 0 days after today", "ticketwave migrate"}},
 		{"a row outside all days of the outbox", func() func() {
 			w.exec(w.shop, `INSERT INTO outbox.messages (uuid, topic, key, payload, created_at) VALUES (gen_random_uuid(), $1, 'k', '{}', now() + interval '300 days')`, paidType)
@@ -176,11 +178,11 @@ func TestDoctorFindsWhatIsProvoked(t *testing.T) {
 			return func() { w.exec(w.mail, `TRUNCATE inbox.messages_default`) }
 		}, trouble{"default-partition-inbox", operate.Warning, "mail", "inbox.messages_default", "rows of days", "set the clocks right"}},
 		{"an outbox that keeps old days", func() func() {
-			w.exec(w.shop, `SELECT outbox.add_partition($1::text::date)`, day)
+			w.patiently(w.shop, `SELECT outbox.add_partition($1::text::date)`, day)
 			return func() { w.exec(w.shop, drop("outbox", []string{day})) }
 		}, trouble{"retention-outbox", operate.Warning, "shop", day, "has not been dropped", "the log of the relay says why"}},
 		{"an inbox that keeps old days", func() func() {
-			w.exec(w.mail, `SELECT inbox.add_partition($1::text::date)`, day)
+			w.patiently(w.mail, `SELECT inbox.add_partition($1::text::date)`, day)
 			return func() { w.exec(w.mail, drop("inbox", []string{day})) }
 		}, trouble{"retention-inbox", operate.Warning, "mail", day, "has not been dropped", "the log of the service says why"}},
 		{"two topologies", func() func() {
@@ -494,12 +496,29 @@ func (p *server) url(login string) string {
 	return fmt.Sprintf("postgres://%s@127.0.0.1:%d/%s", login, p.port, database)
 }
 
+// patiently runs a statement that gives up quickly when a lock is taken.
+func (w *town) patiently(db *outboxtest.Database, text string, args ...any) {
+	w.t.Helper()
+	outboxtest.Eventually(w.t, 30*time.Second, func() bool {
+		_, err := db.Exec(w.context(), text, args...)
+		var pg *pgconn.PgError
+		if err != nil && (!errors.As(err, &pg) || pg.Code != "55P03") { // lock_not_available
+			w.t.Fatalf("%s: %v", text, err)
+		}
+		return err == nil
+	}, "%s: its lock is taken", text)
+}
+
+// freePort is one below those that are given to whoever asks for any: the server takes it later.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().(*net.TCPAddr).Port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port between 20000 and 32000 is free")
+	return 0
 }

@@ -200,8 +200,15 @@ func (c *city) act(verb operate.Verb, id uuid.UUID, body string) bool {
 
 func (c *city) skip() {
 	state := rapid.SampledFrom([]operate.State{operate.Parked, operate.Retrying, operate.Behind}).Draw(c.draw, "state")
-	if m, ok := c.some(state); ok && c.act(operate.VerbSkip, m.MessageID, "") {
-		c.skipped[m.MessageID.String()] = true
+	m, ok := c.some(state)
+	if !ok {
+		return
+	}
+	id := m.MessageID.String()
+	exposed := one[bool](c.bench, `SELECT coalesce((SELECT exposed FROM outbox.stuck WHERE uuid = $1), false)`, m.MessageID)
+	if c.act(operate.VerbSkip, m.MessageID, "") {
+		// What a relay may have had in hand when it was killed may have arrived before it came to be stuck.
+		c.set(func() { c.skipped[id], c.blurred[id] = true, c.blurred[id] || exposed })
 	}
 }
 

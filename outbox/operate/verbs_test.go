@@ -70,7 +70,7 @@ func TestWhatARelayHasInHandIsBusy(t *testing.T) {
 		}
 		began := time.Now()
 		got := b.refused(operate.ErrBusy, c)
-		if took := time.Since(began); took < 2*time.Second || took > 4*time.Second {
+		if took := time.Since(began); took < 2*time.Second || took > 20*time.Second {
 			t.Errorf("%s was patient for %s", verb, took)
 		}
 		if len(got.Left) != 1 || got.Left[0].Code != operate.LeftBusy || got.Left[0].MessageID != id || got.Matched != 1 {

@@ -18,9 +18,16 @@ import (
 
 func (w *town) why(o *operate.Operator, id string) operate.Where {
 	w.t.Helper()
-	answers, err := o.Why(w.context(), id)
-	if err != nil || len(answers) != 1 {
-		w.t.Fatalf("Why = %s, %v; want one answer", dump(answers), err)
+	var answers []operate.Where
+	outboxtest.Eventually(w.t, 10*time.Second, func() (ok bool) {
+		var err error
+		if answers, err = o.Why(w.context(), id); err != nil {
+			w.t.Log(err) // a busy machine does not answer in time
+		}
+		return err == nil
+	}, "Why answers")
+	if len(answers) != 1 {
+		w.t.Fatalf("Why = %s; want one answer", dump(answers))
 	}
 	return answers[0]
 }

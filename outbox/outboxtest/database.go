@@ -153,8 +153,18 @@ func exec(ctx context.Context, tb testing.TB, url string, statements ...string) 
 
 var (
 	adminMu    sync.Mutex
-	adminPools = map[string]*pgxpool.Pool{} // by URL; they end with the process
+	adminPools = map[string]*pgxpool.Pool{} // by URL; they end with the process, or with Close
 )
+
+// Close closes what this package has open for all tests of the process, before somebody looks for leaks.
+func Close() {
+	adminMu.Lock()
+	defer adminMu.Unlock()
+	for url, pool := range adminPools {
+		pool.Close()
+		delete(adminPools, url)
+	}
+}
 
 func adminPool(url string) (*pgxpool.Pool, error) {
 	adminMu.Lock()

@@ -31,7 +31,7 @@ func NewVHost(tb testing.TB) string {
 // Manage calls RabbitMQ's management API and returns the body of the answer; any error fails the test.
 func Manage(tb testing.TB, method, path, body string) string {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	base, err := url.Parse(Env(tb).ManagementURL)
 	if err != nil {

@@ -114,7 +114,7 @@ func TestNobodyWaitsForARound(t *testing.T) {
 	after := others.count()
 	others.end()
 	// 50 ms for a lock; the rest is for a busy machine. Behind one of the open transactions it would be the time-out.
-	if others.slowest > 2*time.Second || len(others.errs) > 0 || after-before < 10 {
+	if others.slowest > 10*time.Second || len(others.errs) > 0 || after-before < 10 {
 		t.Errorf("%d appends during the round, the slowest took %s, errors %v", after-before, others.slowest, others.errs)
 	}
 	t.Logf("%d appends during the round, the slowest took %s", after-before, others.slowest)

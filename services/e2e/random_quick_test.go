@@ -7,5 +7,5 @@ import "time"
 // randomBookings and randomPatience are for each style: how many bookings are made, and how long all of it may take.
 const (
 	randomBookings = 30
-	randomPatience = 6 * time.Minute
+	randomPatience = 12 * time.Minute
 )

@@ -25,7 +25,7 @@ var everything = []string{"relay", "booking", "catalog", "payment", "notificatio
 const (
 	// hasty is a process of booking that holds tickets for hastyHold: long enough to reach the payment's page on a busy machine.
 	hasty     = "booking-hasty"
-	hastyHold = "12s"
+	hastyHold = "30s"
 	// priceOfTwo is what the two tickets of a scenario cost.
 	priceOfTwo = "50.00"
 )

@@ -124,6 +124,7 @@ func TestMovingWhatIsStuck(t *testing.T) {
 	if first := get[string](w.town, w.inboxes["mail"], `SELECT message_id::text FROM inbox.messages WHERE message_id IN ($1, $2) ORDER BY at LIMIT 1`, w.unrouted, w.behind); first != w.unrouted {
 		t.Error("the follower was handled before its head")
 	}
+	w.until(w.shop, `SELECT count(*) = 0 FROM outbox.stuck`) // the relay has heard the confirm
 	w.want(0, words("stuck groups"), "nothing is stuck")
 	w.want(1, yes("stuck replay --all"), "0 messages fit, 0 replayed")
 	// All of it stands in the audit log.

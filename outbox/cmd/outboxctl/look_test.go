@@ -235,8 +235,9 @@ func TestAllIsWell(t *testing.T) {
 	id := w.write("fine", order{Key: "a"})[0]
 	w.handled("billing", id)
 	w.handled("mail", id)
-	outboxtest.Eventually(t, 30*time.Second, func() bool { return w.run("status").code == 0 }, "healthy")
-	w.want(0, words("status"), "healthy at", "lag 0, 0 parked, 0 retrying, 0 waiting behind them")
+	var status result
+	outboxtest.Eventually(t, 30*time.Second, func() bool { status = w.run("status"); return status.code == 0 }, "healthy")
+	status.check(t, 0, words("status"), "healthy at", "lag 0, 0 parked, 0 retrying, 0 waiting behind them")
 	quiet := w.want(0, words("status -p"))
 	if strings.Contains(quiet.out, "DATABASE") {
 		t.Errorf("status -p shows quiet partitions:\n%s", quiet.out)

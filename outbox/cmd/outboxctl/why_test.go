@@ -102,10 +102,11 @@ func TestWhyNamesTheRelay(t *testing.T) {
 	if owner == "" || where.Relay != owner {
 		t.Errorf("the relay is %q, the owner %q", where.Relay, owner)
 	}
-	// It is its relay's, which does nothing: for some seconds nobody else takes over.
+	// It is its relay's, which does nothing, and nobody else takes over.
 	if err := relay.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	w.exec(w.shop, `UPDATE outbox.members SET beat_at = clock_timestamp() + interval '1 minute'`) // however long the questions take
 	second := w.write("m", order{Key: "a", N: 2})[0]
 	w.answer(second, "waiting", "committed in shop and not relayed: relay "+owner+" has not come to it")
 	if err := relay.cmd.Process.Signal(syscall.SIGCONT); err != nil {

@@ -33,7 +33,16 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(int) { http.DefaultClient.CloseIdleConnections() }))
+	goleak.VerifyTestMain(tidy{m})
+}
+
+// tidy closes what is open for all tests, before the look for leaks.
+type tidy struct{ *testing.M }
+
+func (t tidy) Run() int {
+	defer outboxtest.Close()
+	defer http.DefaultClient.CloseIdleConnections()
+	return t.M.Run()
 }
 
 const patience = 20 * time.Second
