@@ -29,8 +29,11 @@ func (r *run) armed(name, failpoint string) *program {
 	for try := 1; ; try++ {
 		p := r.w.launch(r.T, name, atFailpoint+failpoint)
 		eventually(r.T, time.Minute, func() bool { return p.ready() || !p.alive() }, "%s is not ready", name)
-		if p.alive() || try == 5 {
+		if p.alive() {
 			return p
+		}
+		if try == 5 {
+			r.Fatalf("%s never comes up: %s", name, p.log.tail())
 		}
 	}
 }

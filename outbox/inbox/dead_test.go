@@ -171,8 +171,9 @@ func TestADeadLetterQueueThatTakesNothing(t *testing.T) {
 			stop := b.start(cfg, handle)
 			outboxtest.Eventually(t, 20*time.Second, func() bool { return held.Load() >= 1 }, "the message is not held")
 			stop()
+			before := held.Load()
 			b.start(cfg, handle)
-			outboxtest.Eventually(t, 20*time.Second, func() bool { return held.Load() == 2 }, "the message is not held after a stop")
+			outboxtest.Eventually(t, 20*time.Second, func() bool { return held.Load() > before }, "the message is not held after a stop")
 			if c.end == nil {
 				c.end = func(*amqp.Channel) error { return topology.Apply(t.Context(), b.amqp) }
 			}

@@ -207,8 +207,11 @@ func (c *city) skip() {
 	id := m.MessageID.String()
 	exposed := one[bool](c.bench, `SELECT coalesce((SELECT exposed FROM outbox.stuck WHERE uuid = $1), false)`, m.MessageID)
 	if c.act(operate.VerbSkip, m.MessageID, "") {
-		// What a relay may have had in hand when it was killed may have arrived before it came to be stuck.
-		c.set(func() { c.skipped[id], c.blurred[id] = true, c.blurred[id] || exposed })
+		// What a relay had in hand when it was killed may have arrived before it came to be stuck.
+		c.set(func() {
+			_, arrived := c.bodies[id]
+			c.skipped[id], c.blurred[id] = true, c.blurred[id] || exposed && arrived
+		})
 	}
 }
 

@@ -74,6 +74,8 @@ func (o *Operator) Rebase(ctx context.Context, c RebaseCommand) (Rebased, error)
 		return done, fmt.Errorf("%w: %s", ErrRefused, text)
 	case pg.Code == "55P03": // lock_not_available
 		return done, fmt.Errorf("%w: writers could not be locked out within 10 s: see which transactions are open and try again", ErrBusy)
+	case pg.Code == "40P01": // deadlock_detected
+		return done, fmt.Errorf("%w: other transactions were in the way: try again", ErrBusy)
 	}
 	return done, d.failed("rebase", err)
 }

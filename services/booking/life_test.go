@@ -500,6 +500,10 @@ func TestABadBookingHoldsUpNoDeadline(t *testing.T) {
 	if late := s.overdue(); late != 0 {
 		t.Errorf("overdue for %v s, and nothing is left", late)
 	}
+	var fresh bool
+	if err := s.db.QueryRow(t.Context(), `SELECT deadline_failures = 0 AND deadline_next_at IS NULL FROM booking.bookings WHERE id = $1`, bad).Scan(&fresh); err != nil || !fresh {
+		t.Errorf("it is still put off: %t, %v", !fresh, err)
+	}
 }
 
 // overdue is what Prometheus sees of the first deadline that was not kept.

@@ -114,6 +114,9 @@ const isDue = `deadline_at <= now() AND (deadline_next_at IS NULL OR deadline_ne
 // lockDue gives bookings whose deadline has passed, or the one named if its has, the longest due first, and leaves out those that
 // somebody else has.
 func lockDue(ctx context.Context, tx pgx.Tx, which uuid.NullUUID, most int) ([]*locked, error) {
+	if which.Valid {
+		most = 1
+	}
 	rows, err := tx.Query(ctx, `
 		SELECT `+bookingColumns+`, clock_timestamp() AS now FROM booking.bookings
 		WHERE `+isDue+` AND ($1::uuid IS NULL OR id = $1)

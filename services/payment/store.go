@@ -184,6 +184,9 @@ func putOffExpiry(ctx context.Context, db execer, id uuid.UUID) error {
 
 // expirePayments ends payments that are due, or the one named if it is. Others at the same work are not waited for.
 func expirePayments(ctx context.Context, tx pgx.Tx, which uuid.NullUUID, most int) ([]Payment, error) {
+	if which.Valid {
+		most = 1
+	}
 	rows, err := tx.Query(ctx, `
 		UPDATE payment.payments AS p
 		   SET status = CASE p.status WHEN 'prepared' THEN 'expired' ELSE 'unavailable' END,

@@ -520,6 +520,7 @@ func TestABadSagaHoldsUpNoDeadline(t *testing.T) {
 		}
 	}
 	taken(batchOfDue)
+	change(`deadline_next_at = deadline_next_at + interval '1 hour' WHERE body = '[]'`)
 	taken(1)
 	if got, want := d.sent(), []string{contracts.TypeUpdateEventInventory, contracts.TypePreparePaymentData}; !slices.Equal(got, want) {
 		t.Errorf("the good one has sent %v, want %v", got, want)
@@ -535,6 +536,13 @@ func TestABadSagaHoldsUpNoDeadline(t *testing.T) {
 		SELECT bool_and(deadline_failures = 31 AND deadline_next_at BETWEEN clock_timestamp() + interval '2 min' AND clock_timestamp() + interval '5 min')
 		FROM saga.instances WHERE body = '[]'`).Scan(&waits); err != nil || !waits {
 		t.Errorf("they wait up to five minutes: %t, %v", waits, err)
+	}
+	change(`deadline_next_at = clock_timestamp(), body = (SELECT body FROM saga.instances WHERE id = $1)
+		WHERE id = (SELECT min(id::text)::uuid FROM saga.instances WHERE body = '[]')`, good)
+	taken(1)
+	var fresh int
+	if err := d.db.QueryRow(t.Context(), `SELECT count(*) FROM saga.instances WHERE deadline_failures = 0 AND deadline_next_at IS NULL`).Scan(&fresh); err != nil || fresh != 2 {
+		t.Errorf("%d sagas are not put off, want the good one and the one that was mended: %v", fresh, err)
 	}
 }
 

@@ -93,6 +93,9 @@ const isDue = `due_at <= clock_timestamp() AND version = ANY ($1) AND (deadline_
 // lockDue gives instances that are due, or the one named if it is, the longest due first, and leaves out those that somebody else
 // has.
 func lockDue(ctx context.Context, tx pgx.Tx, versions []int, which uuid.NullUUID, most int) ([]record, error) {
+	if which.Valid {
+		most = 1
+	}
 	rows, err := tx.Query(ctx, `
 		SELECT `+columns+` FROM saga.instances
 		WHERE `+isDue+` AND ($2::uuid IS NULL OR id = $2)

@@ -1,5 +1,5 @@
 -- +goose Up
--- A rebase does not lock the cursor: a relay that stores it holds the locks on lease and cursor, and has them in the one
+-- A rebase does not lock the whole cursor: a relay that stores it holds the locks on lease and cursor, and has them in the one
 -- order the first time and in the other once its statement is prepared. Who stores the cursor needs the lease first.
 
 -- As before, but for the locks, and for what is deleted first: as outbox.mark does it.
@@ -55,6 +55,7 @@ BEGIN
             SELECT * FROM outbox.cursor AS c WHERE c.partition = p ORDER BY c.seq DESC LIMIT 1) AS c ON true
         WHERE m.partition = p;
         DELETE FROM outbox.watermarks;
+        PERFORM FROM outbox.cursor ORDER BY partition, seq FOR UPDATE; -- as relays delete old rows
         DELETE FROM outbox.cursor;
         INSERT INTO outbox.cursor (partition, relayed, token) SELECT p, fresh, 0 FROM generate_series(0, 3) AS p;
     END IF;

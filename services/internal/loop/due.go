@@ -19,30 +19,41 @@ type Due struct {
 }
 
 // Step is a loop's step. Where some fail together each is done by itself, and what fails then is put off: it holds up no other.
-// It returns how many it took.
+// It returns how many it took. One whose time runs out is put off and ends the step: somebody may have locked the table. The
+// error of those together is returned where none of them has one by itself.
 func (d Due) Step(ctx context.Context) (n int, err error) {
-	if n, err = d.Do(ctx, uuid.NullUUID{}); err == nil || ctx.Err() != nil {
-		return n, err
+	n, together := d.Do(ctx, uuid.NullUUID{})
+	if together == nil || ctx.Err() != nil {
+		return n, together
 	}
-	due, looked := d.List(ctx)
-	if looked != nil {
-		return 0, errors.Join(err, looked)
+	due, err := d.List(ctx)
+	if err != nil {
+		return 0, errors.Join(together, err)
 	}
 	n = 0
 	for _, id := range due {
-		if ctx.Err() != nil {
-			return n, nil
-		}
 		one, err := d.Do(ctx, uuid.NullUUID{UUID: id, Valid: true})
-		if err != nil && ctx.Err() == nil {
-			one, err = 1, d.PutOff(ctx, id, err)
-		}
-		if err != nil {
-			return n, err
+		if ctx.Err() != nil {
+			return n + one, nil
 		}
 		n += one
+		if err == nil {
+			continue
+		}
+		n, together = n+1, nil
+		if err := errors.Join(timeOut(err), d.PutOff(ctx, id, err)); err != nil {
+			return n, err
+		}
 	}
-	return n, nil
+	return n, together
+}
+
+// timeOut is the error if it says that the time ran out.
+func timeOut(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
 }
 
 // NewOverdue makes the gauge of what is due and not done, which is the same for every service. It is a vector so that it can
