@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
 	"github.com/jcp/ticketwave/contracts"
+	"github.com/jcp/ticketwave/outbox/outboxtest"
 )
 
 // countUpdates lets the database count how often rows of events are written.
@@ -128,5 +130,40 @@ func TestABatchAnswersAsOneByOne(t *testing.T) {
 func must(r *rapid.T, err error) {
 	if err != nil {
 		r.Fatal(err)
+	}
+}
+
+// However many reservations there are said to be, those that are asked for are looked up by the index.
+func TestTakingTicketsReadsNoOtherReservations(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	e := s.create(t, 100_000)
+	take := func() {
+		if err := handle(s, s.service.Reserve, asks(e.ID, uuid.New(), 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	looked := func() (byIndex, inTurn int) {
+		if err := s.db.QueryRow(t.Context(), `
+			SELECT coalesce(idx_scan, 0), seq_tup_read FROM pg_stat_user_tables WHERE relid = 'catalog.reservations'::regclass`).Scan(&byIndex, &inTurn); err != nil {
+			t.Fatal(err)
+		}
+		return byIndex, inTurn
+	}
+	for range 10 { // after five the plan is kept
+		take()
+	}
+	const many, takes = 1000, 20
+	if _, err := s.db.Exec(t.Context(), `
+		INSERT INTO catalog.reservations (booking_id, event_id, quantity, outcome) SELECT gen_random_uuid(), $1, 1, 'sold_out' FROM generate_series(1, $2::int)`, e.ID, many); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.db.Exec(t.Context(), `ANALYZE catalog.reservations`); err != nil { // all plans are made anew
+		t.Fatal(err)
+	}
+	before, read := looked()
+	outboxtest.Eventually(t, 20*time.Second, func() bool { take(); n, _ := looked(); return n >= before+takes }, "the database counts") // some seconds late
+	if _, n := looked(); n-read >= many {
+		t.Errorf("%d reservations were read one after the other", n-read)
 	}
 }

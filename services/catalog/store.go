@@ -164,7 +164,7 @@ func takeAll(ctx context.Context, tx pgx.Tx, requests []inbox.Item[contracts.Upd
 		), asked AS MATERIALIZED (
 			SELECT booking, quantity, row_number() OVER (ORDER BY n) AS n
 			FROM unnest($2::text[]::uuid[], $3::int[]) WITH ORDINALITY AS a (booking, quantity, n)
-			WHERE NOT EXISTS (SELECT FROM catalog.reservations WHERE booking_id = booking)
+			WHERE (SELECT true FROM catalog.reservations WHERE booking_id = booking) IS NULL
 		), turns AS (
 			SELECT 0::bigint AS n, NULL::uuid AS booking, 0 AS quantity, available AS before, available, version FROM event
 			UNION ALL
