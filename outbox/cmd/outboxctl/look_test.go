@@ -236,7 +236,10 @@ func TestAllIsWell(t *testing.T) {
 	w.handled("billing", id)
 	w.handled("mail", id)
 	var status result
-	outboxtest.Eventually(t, 30*time.Second, func() bool { status = w.run("status"); return status.code == 0 }, "healthy")
+	outboxtest.Eventually(t, 30*time.Second, func() bool { // and the cursor stored
+		status = w.run("status")
+		return status.code == 0 && strings.Contains(status.out, "lag 0,")
+	}, "healthy")
 	status.check(t, 0, words("status"), "healthy at", "lag 0, 0 parked, 0 retrying, 0 waiting behind them")
 	quiet := w.want(0, words("status -p"))
 	if strings.Contains(quiet.out, "DATABASE") {
