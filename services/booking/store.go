@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/jcp/ticketwave/contracts"
+	"github.com/jcp/ticketwave/services/internal/loop"
 	"github.com/jcp/ticketwave/services/internal/web"
 )
 
@@ -139,10 +140,10 @@ func dueBookings(ctx context.Context, db querier, most int) ([]uuid.UUID, error)
 }
 
 // putOffDeadline lets a booking that is due wait, longer each time, up to five minutes.
-const putOffDeadline = `
+var putOffDeadline = `
 	UPDATE booking.bookings
 	SET deadline_failures = deadline_failures + 1,
-	    deadline_next_at = clock_timestamp() + least(power(2, least(deadline_failures, 20)), 300) * (0.5 + random() / 2) * interval '1 second'
+	    deadline_next_at = ` + loop.NextTry("deadline_failures") + `
 	WHERE id = $1 AND deadline_at <= clock_timestamp()`
 
 // firstOverdue is for how many seconds the first deadline is past that was not kept.

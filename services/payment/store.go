@@ -14,6 +14,7 @@ import (
 	"github.com/jcp/ticketwave/outbox"
 	"github.com/jcp/ticketwave/outbox/inbox"
 	"github.com/jcp/ticketwave/services/internal/batch"
+	"github.com/jcp/ticketwave/services/internal/loop"
 	"github.com/jcp/ticketwave/services/payment/gateway"
 )
 
@@ -177,7 +178,7 @@ func putOffExpiry(ctx context.Context, db execer, id uuid.UUID) error {
 	_, err := db.Exec(ctx, `
 		UPDATE payment.payments
 		   SET expiry_failures = expiry_failures + 1,
-		       expiry_next_at = clock_timestamp() + least(power(2, least(expiry_failures, 20)), 300) * (0.5 + random() / 2) * interval '1 second'
+		       expiry_next_at = `+loop.NextTry("expiry_failures")+`
 		 WHERE id = $1 AND status IN ('preparing', 'prepared')`, id)
 	return err
 }

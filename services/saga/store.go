@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/jcp/ticketwave/services/internal/batch"
+	"github.com/jcp/ticketwave/services/internal/loop"
 	"github.com/jcp/ticketwave/services/internal/web"
 )
 
@@ -118,10 +119,10 @@ func dueInstances(ctx context.Context, db querier, versions []int, most int) ([]
 }
 
 // putOffDeadline lets an instance that is due wait, longer each time, up to five minutes.
-const putOffDeadline = `
+var putOffDeadline = `
 	UPDATE saga.instances
 	SET deadline_failures = deadline_failures + 1,
-	    deadline_next_at = clock_timestamp() + least(power(2, least(deadline_failures, 20)), 300) * (0.5 + random() / 2) * interval '1 second'
+	    deadline_next_at = ` + loop.NextTry("deadline_failures") + `
 	WHERE id = $1 AND due_at <= clock_timestamp()`
 
 // insertAll gives false for a booking that has an instance. It waits for another transaction of the same booking.

@@ -48,6 +48,12 @@ func (d Due) Step(ctx context.Context) (n int, err error) {
 	return n, together
 }
 
+// NextTry is the SQL of when a row is tried again, by the column that counts its failures so far: after up to a second, twice as
+// long each time, up to five minutes, with jitter of half.
+func NextTry(failures string) string {
+	return `clock_timestamp() + least(power(2, least(` + failures + `, 20)), 300) * (0.5 + random() / 2) * interval '1 second'`
+}
+
 // timeOut is the error if it says that the time ran out.
 func timeOut(err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
